@@ -1,0 +1,57 @@
+# `make demo` and `make test` each work from a bare checkout: they want Python 3.11 or newer, g++,
+# make and perl, and put everything else into $(VENV), once.
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# The first Python on the path that is new enough; `make PYTHON=/path/to/python` overrides.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# Test processes side by side.
+JOBS ?= 2
+
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint types docs-check clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUN_READY)  ## compile a bundled model, run it on real images, read its counters
+	$(VENV)/bin/systol demo
+
+test: $(DEV_READY)  ## every test that is not slow
+	$(PY) -m pytest -m "not slow" -n $(JOBS)
+
+slow: $(DEV_READY)  ## the slow tests: whole networks on the RTL, synthesis, the full test set
+	$(PY) -m pytest -m slow
+
+lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
+	$(PY) -m ruff check
+	$(VENV)/bin/lint-imports
+
+types: $(DEV_READY)  ## strict type check
+	$(PY) -m mypy
+
+docs-check: $(DEV_READY)  ## generated pages are fresh, commands in the docs run
+	$(PY) -m systol.docs_check
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find hw compiler sim runtime tests examples -name __pycache__ -type d -exec rm -rf {} +
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "Systol needs Python 3.11 or newer; none is on the path." \
+		"Install one, or name it: make PYTHON=/path/to/python" >&2; exit 8; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) could not make a virtual" \
+		"environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 8; }
+
+# Editable installs: a changed source needs no reinstall, a changed pyproject.toml does.
+$(RUN_READY): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV_READY): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[rtl,synth,plot,dev]'
+	@touch $(RUN_READY) $@
