@@ -1,0 +1,419 @@
+"""The parameters of one Systol machine, its presets, and their TOML form.
+
+`Arch` is everything that decides cycle counts and results. Two machines with equal `Arch` run a
+program in the same number of cycles, whichever executor runs it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from systol_hw.errors import ConfigurationError
+
+INSTRUCTION_BYTES = 64
+"""Bytes of one encoded instruction."""
+TAGS = 16
+"""Debug tags, and so sets of per-tag counters."""
+WINDOWS = 8
+"""Host windows that one program can be given."""
+VECTOR_PIPELINE_CYCLES = 8
+"""Cycles from the last beat of a row entering the vector lanes to its write request."""
+MATRIX_PIPELINE_CYCLES = 6
+"""Cycles that the matrix path adds to the `rows + columns` of the wavefront."""
+PARAMETER_BYTES = 8
+"""Bytes of one channel's requantization parameters in the unified buffer."""
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPort:
+    """One external memory port: its data path, and the timing that the pacer holds it to.
+
+    Parameters
+    ----------
+    width_bytes
+        Bytes of one beat; a power of two of at most 64. A beat is an aligned word.
+    bytes_per_cycle
+        Sustained bandwidth, a fraction of at most `width_bytes`.
+    latency_cycles
+        Cycles from the issue of a beat to the delivery of its data, or to the visibility of its
+        write.
+    """
+
+    width_bytes: int
+    bytes_per_cycle: Fraction
+    latency_cycles: int
+
+    def __post_init__(self) -> None:
+        if not _is_power_of_two(self.width_bytes) or self.width_bytes > 64:
+            raise ConfigurationError(
+                f"width_bytes must be a power of two of at most 64, not {self.width_bytes}"
+            )
+        if not 0 < self.bytes_per_cycle <= self.width_bytes:
+            raise ConfigurationError(
+                f"bytes_per_cycle must lie in (0, width_bytes = {self.width_bytes}], "
+                f"not {self.bytes_per_cycle}"
+            )
+        if max(self.bytes_per_cycle.numerator, self.bytes_per_cycle.denominator) > 4095:
+            raise ConfigurationError(
+                f"bytes_per_cycle {self.bytes_per_cycle} needs a numerator and a denominator of "
+                "at most 4095: the pacer counts in 12-bit registers"
+            )
+        if not 8 <= self.latency_cycles <= 511:
+            raise ConfigurationError(
+                f"latency_cycles must lie in 8..511, not {self.latency_cycles}"
+            )
+
+    @property
+    def beat_cost(self) -> int:
+        """Credits that one beat takes: `width_bytes * denominator`."""
+        return self.width_bytes * self.bytes_per_cycle.denominator
+
+    @property
+    def credit_income(self) -> int:
+        """Credits earned in a cycle: the numerator of `bytes_per_cycle`."""
+        return self.bytes_per_cycle.numerator
+
+    @property
+    def credit_cap(self) -> int:
+        """The most credits that can be held."""
+        return self.beat_cost + self.credit_income
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """One machine. All fields are checked at construction; see docs/architecture.md.
+
+    Parameters
+    ----------
+    name
+        Identifier: letters, digits, `-` and `_`.
+    rows, columns
+        Processing elements of the array: rows take the reduction (K), columns the output
+        channels (N). 4..256 each; columns even.
+    ub_bytes, ub_banks
+        Unified buffer. Each bank has a power-of-two number of bytes.
+    accumulator_rows
+        Rows of `columns` 32-bit accumulators; a power of two; two banks by the highest bit.
+    weight_fifo_tiles
+        Tiles of `rows x columns` bytes that the weight FIFO holds, 1..16.
+    weight_port, host_port
+        The external memories. Instructions come through the weight port.
+    burst_bytes
+        Aligned block within which a port keeps its grant; a power of two.
+    vector_lanes
+        Lanes of the vector unit; divides `columns`.
+    queue_depth
+        Instructions that each unit's queue holds, 1..16.
+    fetch_buffer_instructions
+        Instructions that may be fetched ahead of dispatch, 1..16.
+    inflight_instructions
+        Instructions of one unit that may be started and not ended, 1..8.
+    token_limit
+        The greatest value of a token counter, 1..255.
+    vector_write_rows
+        Output rows that the vector unit may hold between its lanes and the unified buffer, 1..64.
+    store_buffer_beats
+        Beats that the store unit may hold between the unified buffer and a port, 1..64.
+    clock_hz
+        Nominal clock, for turning cycles into seconds.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    ub_bytes: int
+    ub_banks: int = 4
+    accumulator_rows: int
+    weight_fifo_tiles: int = 4
+    weight_port: MemoryPort
+    host_port: MemoryPort
+    burst_bytes: int = 64
+    vector_lanes: int
+    queue_depth: int = 4
+    fetch_buffer_instructions: int = 4
+    inflight_instructions: int = 4
+    token_limit: int = 15
+    vector_write_rows: int = 8
+    store_buffer_beats: int = 4
+    clock_hz: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, rule: str, value: object) -> None:
+            if not condition:
+                raise ConfigurationError(f"arch {self.name!r}: {rule}, not {value}")
+
+        require(
+            bool(self.name) and all(c.isalnum() or c in "-_" for c in self.name),
+            "name must be made of letters, digits, '-' and '_'",
+            repr(self.name),
+        )
+        require(4 <= self.rows <= 256, "rows must lie in 4..256", self.rows)
+        require(
+            4 <= self.columns <= 256 and self.columns % 2 == 0,
+            "columns must be even and lie in 4..256",
+            self.columns,
+        )
+        require(1 <= self.ub_banks <= 16, "ub_banks must lie in 1..16", self.ub_banks)
+        require(
+            self.ub_bytes % self.ub_banks == 0 and _is_power_of_two(self.ub_bytes // self.ub_banks),
+            "ub_bytes / ub_banks must be a power of two",
+            f"{self.ub_bytes} / {self.ub_banks}",
+        )
+        require(
+            self.bank_bytes >= 4 * self.ub_width_bytes,
+            f"a bank must hold at least four rows of {self.ub_width_bytes} bytes",
+            f"{self.bank_bytes} bytes",
+        )
+        require(self.ub_bytes <= 1 << 30, "ub_bytes must be at most 2**30", self.ub_bytes)
+        require(
+            _is_power_of_two(self.accumulator_rows) and 4 <= self.accumulator_rows <= 1 << 15,
+            "accumulator_rows must be a power of two in 4..32768",
+            self.accumulator_rows,
+        )
+        require(
+            1 <= self.weight_fifo_tiles <= 16,
+            "weight_fifo_tiles must lie in 1..16",
+            self.weight_fifo_tiles,
+        )
+        widest = max(self.weight_port.width_bytes, self.host_port.width_bytes)
+        require(
+            widest <= self.ub_width_bytes,
+            f"a port's width_bytes must not pass the unified buffer's {self.ub_width_bytes}",
+            widest,
+        )
+        require(
+            _is_power_of_two(self.burst_bytes) and widest <= self.burst_bytes <= 4096,
+            "burst_bytes must be a power of two, at least a port's width_bytes, at most 4096",
+            self.burst_bytes,
+        )
+        require(
+            self.vector_lanes >= 1 and self.columns % self.vector_lanes == 0,
+            f"vector_lanes must divide the {self.columns} columns",
+            self.vector_lanes,
+        )
+        require(1 <= self.queue_depth <= 16, "queue_depth must lie in 1..16", self.queue_depth)
+        require(
+            1 <= self.fetch_buffer_instructions <= 16,
+            "fetch_buffer_instructions must lie in 1..16",
+            self.fetch_buffer_instructions,
+        )
+        require(
+            1 <= self.inflight_instructions <= 8,
+            "inflight_instructions must lie in 1..8",
+            self.inflight_instructions,
+        )
+        require(1 <= self.token_limit <= 255, "token_limit must lie in 1..255", self.token_limit)
+        require(
+            1 <= self.vector_write_rows <= 64,
+            "vector_write_rows must lie in 1..64",
+            self.vector_write_rows,
+        )
+        require(
+            1 <= self.store_buffer_beats <= 64,
+            "store_buffer_beats must lie in 1..64",
+            self.store_buffer_beats,
+        )
+        require(self.clock_hz > 0, "clock_hz must be positive", self.clock_hz)
+
+    @property
+    def ub_width_bytes(self) -> int:
+        """Bytes of one unified-buffer row: the power of two that holds rows, columns and 8."""
+        return 1 << (max(self.rows, self.columns, 8) - 1).bit_length()
+
+    @property
+    def bank_bytes(self) -> int:
+        """Bytes of one unified-buffer bank."""
+        return self.ub_bytes // self.ub_banks
+
+    @property
+    def accumulator_bank_rows(self) -> int:
+        """Rows of one of the two accumulator banks."""
+        return self.accumulator_rows // 2
+
+    @property
+    def matrix_latency_cycles(self) -> int:
+        """Cycles from a row's issue to its accumulator access."""
+        return self.rows + self.columns + MATRIX_PIPELINE_CYCLES
+
+    @property
+    def vector_slot_cycles(self) -> int:
+        """Cycles that one row of up to `columns` elements occupies the vector lanes."""
+        return self.columns // self.vector_lanes
+
+    @property
+    def vector_latency_cycles(self) -> int:
+        """Cycles from the grant of an output row's last tap to its first write request."""
+        return self.vector_slot_cycles + VECTOR_PIPELINE_CYCLES
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Multiply-accumulates of the array in one cycle."""
+        return self.rows * self.columns
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON or TOML; fractions as `"340/7"`."""
+        result = dataclasses.asdict(self)
+        for port in ("weight_port", "host_port"):
+            result[port]["bytes_per_cycle"] = str(result[port]["bytes_per_cycle"])
+        return result
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Arch":
+        """The inverse of `to_dict`; raises `ConfigurationError` for what does not fit."""
+        values = dict(values)
+        for port in ("weight_port", "host_port"):
+            if isinstance(values.get(port), dict):
+                values[port] = _port_from_dict(port, values[port])
+        _check_keys("arch", cls, values)
+        for field in dataclasses.fields(cls):
+            if field.name in values and not isinstance(values[field.name], field.type):  # type: ignore[arg-type]
+                raise ConfigurationError(
+                    f"arch: {field.name} must be {getattr(field.type, '__name__', field.type)}, "
+                    f"not {values[field.name]!r}"
+                )
+        return cls(**values)
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of every field but the name and the clock."""
+        values = self.to_dict()
+        del values["name"], values["clock_hz"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_keys(place: str, cls: type, values: dict[str, Any]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigurationError(
+            f"{place}: unknown key {unknown[0]!r}; known keys are {', '.join(fields)}"
+        )
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigurationError(f"{place}: missing key {missing[0]!r}")
+
+
+def _port_from_dict(place: str, values: dict[str, Any]) -> MemoryPort:
+    _check_keys(place, MemoryPort, values)
+    try:
+        return MemoryPort(
+            width_bytes=int(values["width_bytes"]),
+            bytes_per_cycle=Fraction(values["bytes_per_cycle"]),
+            latency_cycles=int(values["latency_cycles"]),
+        )
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigurationError(f"{place}: {error}") from error
+
+
+def load_arch(name_or_path: str | Path) -> Arch:
+    """A preset by name, or an `Arch` read from a TOML file.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such preset or file, or the file is not a valid `Arch`.
+    """
+    if str(name_or_path) in PRESETS:
+        return PRESETS[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        raise ConfigurationError(
+            f"no preset is called {str(name_or_path)!r}; presets are {', '.join(PRESETS)}; "
+            "a file must end in .toml"
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file: {error}") from error
+    return Arch.from_dict(values)
+
+
+def dump_arch(arch: Arch) -> str:
+    """The TOML text of `arch`; `load_arch` of it gives an equal `Arch`."""
+    lines, tables = [], []
+    for key, value in arch.to_dict().items():
+        if isinstance(value, dict):
+            tables += ["", f"[{key}]"] + [f"{k} = {json.dumps(v)}" for k, v in value.items()]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join(lines + tables) + "\n"
+
+
+def _port(width_bytes: int, bytes_per_cycle: Fraction | int, latency_cycles: int) -> MemoryPort:
+    return MemoryPort(
+        width_bytes=width_bytes,
+        bytes_per_cycle=Fraction(bytes_per_cycle),
+        latency_cycles=latency_cycles,
+    )
+
+
+PRESETS: dict[str, Arch] = {
+    arch.name: arch
+    for arch in (
+        Arch(
+            name="nano",
+            rows=8,
+            columns=8,
+            ub_bytes=16 << 10,
+            accumulator_rows=128,
+            weight_fifo_tiles=2,
+            weight_port=_port(1, 1, 16),
+            host_port=_port(1, 1, 16),
+            vector_lanes=2,
+            clock_hz=25_000_000,
+        ),
+        Arch(
+            name="edge16",
+            rows=16,
+            columns=16,
+            ub_bytes=128 << 10,
+            accumulator_rows=512,
+            weight_port=_port(4, 4, 40),
+            host_port=_port(4, 4, 40),
+            vector_lanes=8,
+            clock_hz=50_000_000,
+        ),
+        Arch(
+            name="edge32",
+            rows=32,
+            columns=32,
+            ub_bytes=1 << 20,
+            accumulator_rows=1024,
+            weight_port=_port(16, 16, 100),
+            host_port=_port(16, 16, 100),
+            vector_lanes=16,
+            clock_hz=200_000_000,
+        ),
+        # Ref: In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017, section 2:
+        # 34 GB/s of weight memory and about 14 GB/s of PCIe at 700 MHz.
+        Arch(
+            name="tpu-v1",
+            rows=256,
+            columns=256,
+            ub_bytes=24 << 20,
+            ub_banks=6,
+            accumulator_rows=4096,
+            weight_port=_port(64, Fraction(340, 7), 100),
+            host_port=_port(32, 20, 500),
+            burst_bytes=256,
+            vector_lanes=256,
+            vector_write_rows=16,
+            clock_hz=700_000_000,
+        ),
+    )
+}
+"""The committed machines, by name."""
