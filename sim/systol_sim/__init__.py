@@ -1,0 +1,1 @@
+"""Executors of machine programs: exact simulator, numpy reference, Verilated RTL; the checker."""
