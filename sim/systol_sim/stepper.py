@@ -735,8 +735,8 @@ def step_program(  # type: ignore[no-untyped-def]
         if lanes_empty >= t:
             moment = min(moment, lanes_empty)
         for port in range(2):
-            if credits[port] < figures[F_COST + port]:
-                needed = figures[F_COST + port] - credits[port]
+            if requests[port].any():
+                needed = max(figures[F_COST + port] - credits[port], 0)
                 income = figures[F_INCOME + port]
                 moment = min(moment, t + (needed + income - 1) // income)
         gap = moment - t

@@ -1,0 +1,275 @@
+"""Random valid programs: all units, odd shapes and addresses, real contention.
+
+Accesses come first: instructions are drawn one after another so that each reads only what earlier
+ones wrote (`systol_sim.proposals`). Their order is then made certain by as few tokens as serve, or
+by some more (`systol_sim.synchronize`). Only a program that its weight FIFO would block is drawn
+again.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from systol_hw.arch import INSTRUCTION_BYTES, Arch
+from systol_hw.isa import Instruction, instruction
+from systol_hw.program import Program, Window, make_program
+from systol_sim.footprint import ACCUMULATORS, UB
+from systol_sim.progress import find_stuck, tile_count
+from systol_sim.proposals import Memories, Proposer
+from systol_sim.synchronize import synchronize
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """A program and the initial contents of its host windows, by window name."""
+
+    program: Program
+    contents: dict[str, np.ndarray]
+
+
+def generate(arch: Arch, seed: int, *, instructions: int | None = None) -> Case:
+    """A random valid program for `arch`; equal arguments give an equal program.
+
+    Parameters
+    ----------
+    instructions
+        About how many instructions before halt; 30 to 60 if not given.
+    """
+    for attempt in range(_ATTEMPTS):
+        rng = random.Random(f"{seed}/{attempt}")
+        writer = _Writer(arch, rng, instructions or rng.randint(30, 60))
+        body = writer.write()
+        redundancy = rng.choice((0.0, 0.0, 0.2, 0.5))
+        listing = [
+            *synchronize(arch, body, rng=rng, redundancy=redundancy),
+            instruction("halt"),
+        ]
+        if find_stuck(listing, arch) is None:
+            return Case(program=writer.program(listing), contents=writer.contents)
+    raise AssertionError(f"seed {seed} gave no program that gets through on {arch.name}")
+
+
+def _random_bytes(rng: random.Random, size: int) -> np.ndarray:
+    """Random bytes with runs of extreme ones: uint8 (size,)."""
+    data = np.frombuffer(rng.randbytes(size), np.uint8).copy()
+    for _ in range(rng.randint(0, 3)):
+        low = rng.randrange(size)
+        data[low : low + rng.randint(1, 64)] = rng.choice((0x80, 0x7F, 0x00, 0xFF))
+    return data
+
+
+def random_parameters(rng: random.Random, channels: int) -> np.ndarray:
+    """Requantization parameters with every kind of extreme: uint8 (8 * channels,)."""
+    data = bytearray()
+    for _ in range(channels):
+        bias = rng.choice(
+            (0, rng.randint(-4000, 4000), rng.randint(-(1 << 31), (1 << 31) - 1),
+             (1 << 31) - 1 - rng.randint(0, 99), -(1 << 31) + rng.randint(0, 99))
+        )
+        multiplier = rng.choice(
+            (rng.randint(1 << 16, (1 << 17) - 1), rng.randint(1 << 16, (1 << 17) - 1),
+             rng.randint(-(1 << 17), (1 << 17) - 1), 1 << 16, (1 << 17) - 1, -(1 << 17), 0)
+        )
+        shift = rng.choice((0, 16, 17, 48, 49, 63, *(rng.randint(18, 30) for _ in range(10))))
+        # Bits that the table leaves open are random: no executor may look at them.
+        word = (multiplier & 0x3FFFF) | rng.getrandbits(6) << 18
+        data += (bias & 0xFFFFFFFF).to_bytes(4, "little") + word.to_bytes(3, "little")
+        data.append(shift | rng.getrandbits(2) << 6)
+    return np.frombuffer(bytes(data), np.uint8)
+
+
+class _Writer:
+    """One program in the making."""
+
+    def __init__(self, arch: Arch, rng: random.Random, length: int) -> None:
+        self.arch, self.rng, self.length = arch, rng, length
+        self.windows = tuple(
+            Window(name=f"w{n}", size_bytes=rng.randint(300, 2500))
+            for n in range(rng.randint(1, 3))
+        )
+        self.contents = {
+            w.name: _random_bytes(rng, rng.randint(w.size_bytes // 2, w.size_bytes))
+            for w in self.windows
+        }
+        self.image = _random_bytes(rng, rng.randint(4 * arch.macs_per_cycle, 2000))
+        self.spare_bytes = rng.randint(64, 800)
+        channels = min(3 * arch.columns, arch.ub_bytes // 64)
+        parameters = random_parameters(rng, channels)
+        window = rng.randrange(len(self.windows))
+        content = self.contents[self.windows[window].name]
+        self.parameters = (window, rng.randint(0, content.size - parameters.size), parameters.size)
+        content[self.parameters[1] : self.parameters[1] + parameters.size] = parameters
+        data_end = self.image.size + self.spare_bytes
+        self.memories = Memories(
+            arch,
+            weight_data_bytes=data_end,
+            # Reading the code is allowed, but moves with every change of the program.
+            weight_bytes=data_end // INSTRUCTION_BYTES * INSTRUCTION_BYTES,
+            window_bytes=tuple(w.size_bytes for w in self.windows),
+        )
+        self.proposer = Proposer(arch, rng, self.memories)
+        self.body: list[Instruction] = []
+        self.matmuls: list[tuple[int, int, int]] = []
+        """Coming matrix instructions: period, live rows of its last tile, periods."""
+        self.loads: list[tuple[int, int, int]] = []
+        """Coming Weights instructions, likewise."""
+        self.ahead = 0
+
+    def program(self, listing: list[Instruction]) -> Program:
+        return make_program(
+            self.arch,
+            listing,
+            weight_image=self.image,
+            spare_weight_bytes=self.spare_bytes,
+            windows=self.windows,
+        )
+
+    def write(self) -> list[Instruction]:
+        self._begin()
+        steps = (
+            (self._load, 4), (self._store, 4), (self._weights, 3), (self._matrix, 5),
+            (self._vector, 6),
+        )
+        while len(self.body) < self.length - len(self.matmuls) - 2:
+            (step,) = self.rng.choices([s for s, _ in steps], [w for _, w in steps])
+            for _ in range(self.rng.choice((1, 1, 1, 2, 3, 5))):
+                step()
+            self._control()
+        while self.loads or self.matmuls:
+            before = len(self.body)
+            self._weights()
+            self._matrix()
+            assert len(self.body) > before, "tiles that cannot be consumed"
+        for _ in range(2):
+            self._store()
+        return self.body
+
+    def _emit(self, item: Instruction | None) -> bool:
+        if item is None:
+            return False
+        self.memories.note(item)
+        self.body.append(item)
+        return True
+
+    def _begin(self) -> None:
+        """Give the unified buffer its first values, among them good parameters."""
+        rng, arch = self.rng, self.arch
+        if rng.random() < 0.5:
+            self._emit(instruction("tag", tag=rng.randrange(16)))
+        window, address, size = self.parameters
+        where = rng.randint(0, arch.ub_bytes - size)
+        self._emit(
+            instruction(
+                "read_host", window=window, memory_address=address, ub_address=where,
+                run_bytes=size,
+            )
+        )
+        self.proposer.parameter_blocks.append((where, size // 8))
+        for _ in range(rng.randint(1, 3)):
+            # The first matrix and vector work needs contiguous bytes to read.
+            number = rng.randrange(len(self.windows))
+            most = min(self.windows[number].size_bytes, arch.ub_bytes // 2, 400)
+            run = rng.randint(most // 2, most)
+            self._emit(
+                instruction(
+                    "read_host", window=number, run_bytes=run,
+                    memory_address=rng.randint(0, self.windows[number].size_bytes - run),
+                    ub_address=rng.randint(0, arch.ub_bytes - run),
+                )
+            )
+        self._weights()
+
+    def _control(self) -> None:
+        rng = self.rng
+        kind = rng.random()
+        if kind < 0.16:
+            self._emit(instruction("tag", tag=rng.randrange(16)))
+        elif kind < 0.20:
+            self._emit(instruction("nop"))
+        elif kind < 0.24:
+            self._emit(instruction("interrupt", value=rng.randrange(1 << 16)))
+        elif kind < 0.255 and self.ahead <= self.arch.weight_fifo_tiles:
+            self._emit(instruction("barrier"))
+
+    def _load(self) -> None:
+        self._emit(self.proposer.load())
+
+    def _store(self) -> None:
+        self._emit(self.proposer.store())
+
+    def _vector(self) -> None:
+        self._emit(self.proposer.vector())
+
+    def _plan_tiles(self) -> None:
+        """Draw a sequence of tiles; cut it differently for Weights and for Matrix."""
+        rng, arch = self.rng, self.arch
+        period = rng.choice((1, 1, 2, 2, 3, 4))
+        last = rng.choice((arch.rows, rng.randint(1, arch.rows)))
+        total = rng.randint(1, max(1, 8 // period))
+        for plan in (self.loads, self.matmuls):
+            left = total
+            while left:
+                part = left if rng.random() < 0.5 else rng.randint(1, left)
+                plan.append((period, last, part))
+                left -= part
+
+    def _weights(self) -> None:
+        if not self.loads:
+            if self.matmuls or len(self.body) > self.length - 6:
+                return
+            self._plan_tiles()
+        period, last, count = self.loads[0]
+        # More tiles than FIFO and shadow plane hold block the loader until the matmul comes: then
+        # nothing may stand between them.
+        room = self.arch.weight_fifo_tiles + 1 - self.ahead
+        blocks = period * count > room
+        if blocks and (self.ahead or self._needed() > period * count):
+            if self.ahead >= self._needed():
+                return
+        item = self.proposer.weights(period, last, count)
+        self._emit(item)
+        self.loads.pop(0)
+        self.ahead += tile_count(item)
+        while blocks and self.matmuls and self.ahead >= self._needed():
+            self._matrix()
+
+    def _needed(self) -> int:
+        """Tiles of the next matrix instruction."""
+        return self.matmuls[0][0] * self.matmuls[0][2] if self.matmuls else 0
+
+    def _matrix(self) -> None:
+        if not self.matmuls or self.ahead < self._needed():
+            return
+        item = self.proposer.matmul(*self.matmuls[0])
+        self._emit(item)
+        self.matmuls.pop(0)
+        self.ahead -= tile_count(item)
+
+
+def overflow_program(arch: Arch) -> Case:
+    """A program whose accumulators wrap: one tile of extremes, taken again and again.
+
+    It loads 2**31 / (rows * 2**14) tiles and a few more into one accumulator row.
+    """
+    rows, columns = arch.rows, arch.columns
+    tiles = (1 << 31) // (rows << 14) + 3
+    inner = 1 << 12
+    outer = -(-tiles // inner)
+    listing = [
+        instruction("fill", zero_point=-128, n_last=columns, out_address=0,
+                    x_count=-(-rows // columns), out_x_step=columns, signal=1 << 3),
+        instruction("read_weights", row_pitch=columns, inner_count=inner, outer_count=outer,
+                    k_last=rows, n_last=columns),
+        instruction("matmul", p_limit=rows, k2_count=inner, k1_count=outer, k_last=rows,
+                    wait=1 << 4),
+        instruction("halt"),
+    ]
+    image = np.full(rows * columns, 0x80, np.uint8)
+    return Case(program=make_program(arch, listing, weight_image=image), contents={})
+
+
+SPACES_WITH_STATE = (UB, ACCUMULATORS)
+"""Memories that hold no defined value before a program writes them."""

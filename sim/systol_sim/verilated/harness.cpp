@@ -1,0 +1,286 @@
+// Runs one whole program on the verilated machine. Compiled together with the model into a shared
+// library; `runner.py` describes the same structure to Python.
+//
+// Python owns all memories. A request that is accepted in one cycle is answered in the next one, or
+// later if a delay is asked for. Every access is checked against its memory's size: a program that
+// faults may point anywhere.
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+
+#include "Vsystol_machine.h"
+#include "verilated.h"
+
+namespace {
+
+constexpr int kUnits = 6;
+constexpr int kWindows = 8;
+constexpr int kWidestBeat = 64;
+
+enum Status : int32_t { kHalted = 0, kFaulted = 1, kLimit = 2 };
+
+}  // namespace
+
+extern "C" struct SystolRun {
+    // The program and its memories.
+    const uint32_t* registers;  // pairs of address and value
+    int64_t register_count;
+    uint8_t* memories[1 + kWindows];  // weight memory, then the host windows
+    uint64_t memory_bytes[1 + kWindows];
+    int64_t code_length;
+    int64_t cycle_limit;
+    // The memories' behaviour.
+    int32_t port_bytes[2];  // of the weight port and of the host port
+    int32_t extra_delay;    // responses come up to so many cycles late, at random
+    int32_t stall_percent;  // cycles in which a request is not accepted, at random
+    uint64_t seed;
+    // What is read back.
+    const uint32_t* counter_addresses;  // group << 8 | tag << 4 | code
+    int64_t* counters;
+    int64_t counter_count;
+    int64_t counter_latency;
+    uint8_t* ub;  // null if not wanted
+    int64_t ub_bytes;
+    int64_t ub_row_bytes;
+    uint8_t* accumulators;
+    int64_t accumulator_rows;
+    int64_t accumulator_row_bytes;
+    // Results.
+    int64_t* times;  // (code_length, 2), filled with -1
+    uint32_t* interrupts;
+    int64_t interrupt_count;
+    int64_t cycles;
+    int64_t fault_pc;
+    int64_t fault_cycle;
+    int32_t status;
+    int32_t fault_cause;
+    int32_t fault_unit;
+};
+
+namespace {
+
+struct Response {
+    int64_t due;
+    uint8_t data[kWidestBeat];
+};
+
+// One memory behind a port: serves requests from Python's arrays.
+class Memory {
+public:
+    Memory(SystolRun& run, int port) : run_(run), bytes_(run.port_bytes[port]), host_(port == 1),
+                                       state_(run.seed * 2 + port + 1),
+                                       exact_(!run.extra_delay && !run.stall_percent) {}
+
+    bool ready() { return exact_ || random() % 100 >= static_cast<uint32_t>(run_.stall_percent); }
+
+    void accept(int64_t cycle, bool write, unsigned window, uint64_t address, const void* data,
+                uint64_t strobe) {
+        Response response;
+        const unsigned index = host_ ? 1 + window % kWindows : 0;
+        uint8_t* const memory = run_.memories[index];
+        const uint64_t size = run_.memory_bytes[index];
+        const bool whole = address + bytes_ <= size;
+        if (write) {
+            const uint8_t* const source = static_cast<const uint8_t*>(data);
+            for (int i = 0; i < bytes_; ++i) {
+                if ((strobe >> i & 1) && address + i < size) memory[address + i] = source[i];
+            }
+        } else if (whole) {
+            std::memcpy(response.data, memory + address, bytes_);
+        } else {
+            for (int i = 0; i < bytes_; ++i) {
+                response.data[i] = address + i < size ? memory[address + i] : 0;
+            }
+        }
+        response.due = cycle + 1;
+        if (run_.extra_delay) response.due += random() % (run_.extra_delay + 1);
+        queue_.push_back(response);
+    }
+
+    // The response for this cycle, or null.
+    const uint8_t* respond(int64_t cycle) {
+        if (queue_.empty() || queue_.front().due > cycle) return nullptr;
+        std::memcpy(current_, queue_.front().data, bytes_);
+        queue_.pop_front();
+        return current_;
+    }
+
+private:
+    uint32_t random() {  // xorshift64*
+        state_ ^= state_ >> 12;
+        state_ ^= state_ << 25;
+        state_ ^= state_ >> 27;
+        return static_cast<uint32_t>((state_ * 0x2545F4914F6CDD1DULL) >> 32);
+    }
+
+    SystolRun& run_;
+    const int bytes_;
+    const bool host_;
+    uint64_t state_;
+    const bool exact_;
+    uint8_t current_[kWidestBeat] = {};
+    std::deque<Response> queue_;
+};
+
+class Bench {
+public:
+    explicit Bench(SystolRun& run) : run_(run), context_(new VerilatedContext),
+                                     top_(new Vsystol_machine{context_.get()}),
+                                     weight_(run, 0), host_(run, 1) {}
+
+    void execute() {
+        reset();
+        for (int64_t i = 0; i < run_.register_count; ++i) {
+            top_->config_write = 1;
+            top_->config_address = run_.registers[2 * i];
+            top_->config_data = run_.registers[2 * i + 1];
+            clock();
+        }
+        top_->config_write = 0;
+        top_->start = 1;
+        clock();
+        top_->start = 0;
+        while (!top_->running) clock();
+        program();
+        // The counters' last additions, and beats that a fault left behind.
+        for (int i = 0; i < 8; ++i) step(run_.cycles + i, false);
+        finish();
+        read_counters();
+        if (run_.ub) read_ub();
+        if (run_.accumulators) read_accumulators();
+        top_->final();
+    }
+
+private:
+    void clock() {
+        top_->clk = 1;
+        top_->eval();
+        top_->clk = 0;
+        top_->eval();
+    }
+
+    void reset() {
+        top_->rst = 1;
+        top_->clk = 0;
+        top_->eval();
+        clock();
+        top_->rst = 0;
+        top_->eval();
+    }
+
+    void program() {
+        int64_t cycle = 0;
+        run_.status = kLimit;
+        while (top_->running) {
+            if (cycle == run_.cycle_limit) break;
+            step(cycle++, true);
+        }
+        run_.cycles = cycle;
+    }
+
+    // One cycle: its requests and events are seen, its responses given, and the clock rises.
+    void step(int64_t cycle, bool tracing) {
+        if (tracing) {
+            if (top_->trace_starts | top_->trace_ends) trace(cycle);
+            if (top_->interrupt_valid) {
+                run_.interrupts[run_.interrupt_count++] = top_->interrupt_value;
+            }
+        }
+        const bool weight_ready = weight_.ready();
+        const bool host_ready = host_.ready();
+        const uint8_t* const weight_data = weight_.respond(cycle);
+        const uint8_t* const host_data = host_.respond(cycle);
+        if (top_->weight__request_valid && weight_ready) {
+            weight_.accept(cycle, top_->weight__request_write, 0, top_->weight__request_address,
+                           &top_->weight__request_data, top_->weight__request_strobe);
+        }
+        if (top_->host__request_valid && host_ready) {
+            host_.accept(cycle, top_->host__request_write, top_->host__request_window,
+                         top_->host__request_address, &top_->host__request_data,
+                         top_->host__request_strobe);
+        }
+        top_->weight__request_ready = weight_ready;
+        top_->host__request_ready = host_ready;
+        top_->weight__response_valid = weight_data != nullptr;
+        top_->host__response_valid = host_data != nullptr;
+        if (weight_data) std::memcpy(&top_->weight__response_data, weight_data, run_.port_bytes[0]);
+        if (host_data) std::memcpy(&top_->host__response_data, host_data, run_.port_bytes[1]);
+        clock();
+    }
+
+    void trace(int64_t cycle) {
+        const uint64_t starts[kUnits] = {
+            top_->trace_control_start_pc, top_->trace_load_start_pc, top_->trace_store_start_pc,
+            top_->trace_weights_start_pc, top_->trace_matrix_start_pc, top_->trace_vector_start_pc};
+        const uint64_t ends[kUnits] = {
+            top_->trace_control_end_pc, top_->trace_load_end_pc, top_->trace_store_end_pc,
+            top_->trace_weights_end_pc, top_->trace_matrix_end_pc, top_->trace_vector_end_pc};
+        for (int unit = 0; unit < kUnits; ++unit) {
+            if (top_->trace_starts >> unit & 1) record(starts[unit], 0, cycle);
+            if (top_->trace_ends >> unit & 1) record(ends[unit], 1, cycle);
+        }
+    }
+
+    void record(uint64_t pc, int which, int64_t cycle) {
+        if (pc < static_cast<uint64_t>(run_.code_length)) run_.times[2 * pc + which] = cycle;
+    }
+
+    void finish() {
+        if (top_->halted) run_.status = kHalted;
+        if (top_->faulted) {
+            run_.status = kFaulted;
+            run_.fault_cause = top_->fault_cause;
+            run_.fault_unit = top_->fault_unit;
+            run_.fault_pc = top_->fault_pc;
+            run_.fault_cycle = top_->fault_cycle;
+        }
+    }
+
+    void read_counters() {
+        const int64_t latency = run_.counter_latency;
+        for (int64_t i = 0; i < run_.counter_count + latency; ++i) {
+            if (i >= latency) run_.counters[i - latency] = top_->read_data;
+            if (i < run_.counter_count) {
+                const uint32_t address = run_.counter_addresses[i];
+                top_->read_group = address >> 8;
+                top_->read_tag = address >> 4 & 15;
+                top_->read_code = address & 15;
+            }
+            clock();
+        }
+    }
+
+    void read_ub() {
+        for (int64_t address = 0; address < run_.ub_bytes; address += run_.ub_row_bytes) {
+            top_->inspect_address = address;
+            clock();
+            std::memcpy(run_.ub + address, &top_->inspect_ub, run_.ub_row_bytes);
+        }
+    }
+
+    void read_accumulators() {
+        for (int64_t row = 0; row < run_.accumulator_rows; ++row) {
+            top_->inspect_address = row;
+            clock();
+            std::memcpy(run_.accumulators + row * run_.accumulator_row_bytes,
+                        &top_->inspect_accumulators, run_.accumulator_row_bytes);
+        }
+    }
+
+    SystolRun& run_;
+    const std::unique_ptr<VerilatedContext> context_;
+    const std::unique_ptr<Vsystol_machine> top_;
+    Memory weight_;
+    Memory host_;
+};
+
+}  // namespace
+
+extern "C" uint64_t systol_run_bytes() { return sizeof(SystolRun); }
+
+extern "C" void systol_run(SystolRun* run) {
+    Bench bench(*run);
+    bench.execute();
+}
