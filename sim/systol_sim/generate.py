@@ -14,7 +14,6 @@ import numpy as np
 from systol_hw.arch import INSTRUCTION_BYTES, Arch
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
-from systol_sim.footprint import ACCUMULATORS, UB
 from systol_sim.progress import find_stuck, tile_count
 from systol_sim.proposals import Memories, Proposer
 from systol_sim.synchronize import synchronize
@@ -96,10 +95,10 @@ class _Writer:
         }
         self.image = _random_bytes(rng, rng.randint(4 * arch.macs_per_cycle, 2000))
         self.spare_bytes = rng.randint(64, 800)
-        channels = min(3 * arch.columns, arch.ub_bytes // 64)
-        parameters = random_parameters(rng, channels)
         window = rng.randrange(len(self.windows))
         content = self.contents[self.windows[window].name]
+        channels = min(3 * arch.columns, arch.ub_bytes // 32, content.size // 8)
+        parameters = random_parameters(rng, channels)
         self.parameters = (window, rng.randint(0, content.size - parameters.size), parameters.size)
         content[self.parameters[1] : self.parameters[1] + parameters.size] = parameters
         data_end = self.image.size + self.spare_bytes
@@ -221,20 +220,22 @@ class _Writer:
             if self.matmuls or len(self.body) > self.length - 6:
                 return
             self._plan_tiles()
-        period, last, count = self.loads[0]
-        # More tiles than FIFO and shadow plane hold block the loader until the matmul comes: then
-        # nothing may stand between them.
-        room = self.arch.weight_fifo_tiles + 1 - self.ahead
-        blocks = period * count > room
-        if blocks and (self.ahead or self._needed() > period * count):
-            if self.ahead >= self._needed():
-                return
-        item = self.proposer.weights(period, last, count)
-        self._emit(item)
-        self.loads.pop(0)
-        self.ahead += tile_count(item)
-        while blocks and self.matmuls and self.ahead >= self._needed():
+        # Tiles beyond what FIFO and shadow plane hold block the loader until the matmul comes: then
+        # nothing else may stand between the two.
+        room = self.arch.weight_fifo_tiles + 1
+        period, _, count = self.loads[0]
+        if self.ahead + period * count > room and self.ahead >= self._needed():
+            return
+        self._emit_weights()
+        while self.ahead > room:
+            while self.ahead < self._needed():
+                self._emit_weights()
             self._matrix()
+
+    def _emit_weights(self) -> None:
+        item = self.proposer.weights(*self.loads.pop(0))
+        self._emit(item)
+        self.ahead += tile_count(item)
 
     def _needed(self) -> int:
         """Tiles of the next matrix instruction."""
@@ -270,6 +271,3 @@ def overflow_program(arch: Arch) -> Case:
     image = np.full(rows * columns, 0x80, np.uint8)
     return Case(program=make_program(arch, listing, weight_image=image), contents={})
 
-
-SPACES_WITH_STATE = (UB, ACCUMULATORS)
-"""Memories that hold no defined value before a program writes them."""

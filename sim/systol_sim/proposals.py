@@ -250,9 +250,7 @@ class Proposer:
         y_start, p_start = rng.randint(-2, 2), rng.randint(-12, 12)
         y_step, k0_step = rng.randint(0, 3), rng.randint(0, 3)
         return {
-            "ub_address": (base + y_start * pitch + p_start) % (1 << 32)
-            if base + y_start * pitch + p_start >= 0
-            else (base + y_start * pitch + p_start) & 0xFFFFFFFF,
+            "ub_address": base + y_start * pitch + p_start,
             "p_start": p_start, "p_limit": pitch, "y_start": y_start, "y_limit": y_limit,
             "y_step": y_step, "k0_step": k0_step,
             "y_address_step": y_step * pitch, "k0_address_step": k0_step * pitch,

@@ -4,6 +4,7 @@ Plain int64 numpy, written from `systol_hw.operations` and docs/numerics.md alon
 arithmetic with the simulator, the RTL or the checker. It counts no cycles.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,7 +45,7 @@ class _Machine:
         self.amounts[_AMOUNT[unit, name], self.tag] += value
 
 
-def run(program: Program, contents: dict[str, np.ndarray]) -> RunResult:
+def run(program: Program, contents: Mapping[str, np.ndarray] | None = None) -> RunResult:
     """Execute `program` in program order.
 
     Parameters
@@ -71,7 +72,7 @@ def run(program: Program, contents: dict[str, np.ndarray]) -> RunResult:
         ub=np.zeros(arch.ub_bytes, np.uint8),
         accumulators=np.zeros((arch.accumulator_rows, arch.columns), np.int64),
         weight=program.initial_weight_memory(),
-        windows=program.initial_windows(contents),
+        windows=program.initial_windows(dict(contents or {})),
         amounts=np.zeros((len(AMOUNTS), TAGS), np.int64),
     )
     machine.amounts[_AMOUNT[Unit.CONTROL, "fetch_bytes"]] = -1

@@ -52,6 +52,14 @@ def _grid(*loops: tuple[int, int]) -> np.ndarray:
     return total
 
 
+def _stack(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles of one column tile's reduction below each other; narrower ones padded with zeros."""
+    live = max(tile.shape[1] for tile in tiles)
+    if all(tile.shape[1] == live for tile in tiles):
+        return np.concatenate(tiles)
+    return np.concatenate([np.pad(tile, ((0, 0), (0, live - tile.shape[1]))) for tile in tiles])
+
+
 class _Machine:
     def __init__(self, program: Program, windows: list[np.ndarray]) -> None:
         arch = program.arch
@@ -169,7 +177,7 @@ class _Machine:
             if not item["accumulate"]:
                 target[:] = 0
                 reach[:] = 0
-            weights = np.concatenate(tiles)
+            weights = _stack(tiles)
             live = weights.shape[1]
             growth = (1 << 14) * len(weights)
             if int(reach.max()) + growth < 1 << 31:

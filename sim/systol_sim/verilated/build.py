@@ -4,6 +4,7 @@ Ref: the Verilator guide, "Files Generated" (the makefile's variables) and "CFLA
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -68,6 +69,7 @@ def require_tools() -> None:
             ) from error
 
 
+@functools.cache
 def model_library(arch: Arch, *, packed: bool) -> Path:
     """The shared library of `arch`'s machine; built on first use, which takes a while.
 

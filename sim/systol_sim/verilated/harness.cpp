@@ -13,6 +13,9 @@
 #include "Vsystol_machine.h"
 #include "verilated.h"
 
+// Verilator's spelling of the port `memory__name`: it keeps double underscores for itself.
+#define PORT(memory, name) memory##___05F##name
+
 namespace {
 
 constexpr int kUnits = 6;
@@ -192,21 +195,21 @@ private:
         const bool host_ready = host_.ready();
         const uint8_t* const weight_data = weight_.respond(cycle);
         const uint8_t* const host_data = host_.respond(cycle);
-        if (top_->weight__request_valid && weight_ready) {
-            weight_.accept(cycle, top_->weight__request_write, 0, top_->weight__request_address,
-                           &top_->weight__request_data, top_->weight__request_strobe);
+        if (top_->PORT(weight, request_valid) && weight_ready) {
+            weight_.accept(cycle, top_->PORT(weight, request_write), 0, top_->PORT(weight, request_address),
+                           &top_->PORT(weight, request_data), top_->PORT(weight, request_strobe));
         }
-        if (top_->host__request_valid && host_ready) {
-            host_.accept(cycle, top_->host__request_write, top_->host__request_window,
-                         top_->host__request_address, &top_->host__request_data,
-                         top_->host__request_strobe);
+        if (top_->PORT(host, request_valid) && host_ready) {
+            host_.accept(cycle, top_->PORT(host, request_write), top_->PORT(host, request_window),
+                         top_->PORT(host, request_address), &top_->PORT(host, request_data),
+                         top_->PORT(host, request_strobe));
         }
-        top_->weight__request_ready = weight_ready;
-        top_->host__request_ready = host_ready;
-        top_->weight__response_valid = weight_data != nullptr;
-        top_->host__response_valid = host_data != nullptr;
-        if (weight_data) std::memcpy(&top_->weight__response_data, weight_data, run_.port_bytes[0]);
-        if (host_data) std::memcpy(&top_->host__response_data, host_data, run_.port_bytes[1]);
+        top_->PORT(weight, request_ready) = weight_ready;
+        top_->PORT(host, request_ready) = host_ready;
+        top_->PORT(weight, response_valid) = weight_data != nullptr;
+        top_->PORT(host, response_valid) = host_data != nullptr;
+        if (weight_data) std::memcpy(&top_->PORT(weight, response_data), weight_data, run_.port_bytes[0]);
+        if (host_data) std::memcpy(&top_->PORT(host, response_data), host_data, run_.port_bytes[1]);
         clock();
     }
 
