@@ -1,0 +1,1 @@
+"""The compiler of Systol: ONNX models in, accelerator programs out."""

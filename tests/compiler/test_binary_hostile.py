@@ -1,0 +1,309 @@
+"""Damaged and forged binaries: one clear error, whatever was done to the file."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from systol.selftest import tiny_model
+from systol_compiler.binary import elf
+from systol_compiler.binary.reader import load, parse
+from systol_compiler.binary.writer import chunks
+from systol_hw.errors import BinaryFormatError, InputError
+
+GOOD = b"".join(bytes(chunk) for chunk in chunks(tiny_model()))
+WITH_HOST = b"".join(bytes(chunk) for chunk in chunks(tiny_model(host_segment=True)))
+
+
+def seal(data: bytes) -> bytes:
+    """`data` with the checksum that belongs to it: what a forger would write."""
+    start, end = elf.DIGEST_OFFSET, elf.DIGEST_OFFSET + elf.DIGEST_BYTES
+    digest = hashlib.sha256(data[:start] + bytes(elf.DIGEST_BYTES) + data[end:]).digest()
+    return data[:start] + digest + data[end:]
+
+
+def refuse(data: bytes, message: str | None = None) -> None:
+    with pytest.raises(BinaryFormatError, match=message):
+        parse(memoryview(data))
+
+
+def section_of(data: bytes, name: str) -> tuple[int, int, int]:
+    """Offset and size of a section, and the place of its table entry."""
+    table, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
+    entries = [elf.SECTION.unpack_from(data, table + i * elf.SECTION.size) for i in range(count)]
+    strings = data[entries[-1][4] :]
+    for index, entry in enumerate(entries):
+        if strings[entry[0] :].split(b"\0", 1)[0] == name.encode():
+            return entry[4], entry[5], table + index * elf.SECTION.size
+    raise KeyError(name)
+
+
+def forge_manifest(change: Callable[[Any], None], data: bytes = GOOD) -> bytes:
+    """A sealed file whose manifest was changed in place; it may only become shorter."""
+    offset, size, entry = section_of(data, ".systol.manifest")
+    values = json.loads(data[offset : offset + size])
+    change(values)
+    text = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    if len(text) > size:  # make room: the report is not needed for what these tests do
+        values["report"] = {}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    grown = max(0, -(-(len(text) - size) // 64) * 64)
+    if grown:
+        data = _grow(data, offset + size, grown)
+        entry += grown
+    body = data[:offset] + text.ljust(size + grown, b" ") + data[offset + size + grown :]
+    packed = struct.pack("<Q", size + grown)
+    return seal(body[: entry + 32] + packed + body[entry + 40 :])
+
+
+def _grow(data: bytes, at: int, count: int) -> bytes:
+    """`data` with `count` bytes put in at `at`, and every later offset moved."""
+    table, sections = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
+    result = bytearray(data[:at] + bytes(count) + data[at:])
+    struct.pack_into("<Q", result, 40, table + count)
+    for index in range(sections):
+        place = table + count + index * elf.SECTION.size + 24
+        (offset,) = struct.unpack_from("<Q", result, place)
+        if offset >= at:
+            struct.pack_into("<Q", result, place, offset + count)
+    return bytes(result)
+
+
+def test_the_files_that_the_tests_damage_are_good() -> None:
+    assert parse(memoryview(GOOD)).name == "selftest"
+    assert len(parse(memoryview(WITH_HOST)).segments) == 2
+    assert seal(GOOD) == GOOD
+
+
+def test_every_flip_of_a_byte_is_found() -> None:
+    data = bytearray(GOOD)
+    for index in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            data[index] ^= mask
+            refuse(bytes(data))
+            data[index] ^= mask
+
+
+def test_every_truncation_and_any_addition_is_found() -> None:
+    for length in range(len(GOOD)):
+        refuse(GOOD[:length])
+    for length in (1, 64, 4096):
+        refuse(GOOD + bytes(length))
+        refuse(seal(GOOD + bytes(length)))
+
+
+def test_every_sealed_change_of_a_byte_is_an_error_or_another_whole_file() -> None:
+    """With a right checksum, a byte of code or weights is just other code or weights."""
+    for index in range(len(WITH_HOST)):
+        data = bytearray(WITH_HOST)
+        data[index] ^= 0x21
+        sealed = seal(bytes(data))
+        try:
+            model = parse(memoryview(sealed))
+        except BinaryFormatError:
+            continue
+        assert b"".join(bytes(chunk) for chunk in chunks(model)) == sealed
+
+
+@given(st.data())
+def test_sealed_random_damage_never_gives_another_exception(data: st.DataObject) -> None:
+    damaged = bytearray(WITH_HOST)
+    for _ in range(data.draw(st.integers(1, 6))):
+        index = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[index] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.sampled_from([0, 0, 1, 64, 640]))
+    sealed = seal(bytes(damaged[: len(damaged) - cut]))
+    try:
+        parse(memoryview(sealed))
+    except BinaryFormatError:
+        pass
+
+
+@given(st.binary(max_size=400))
+def test_arbitrary_bytes_are_refused(data: bytes) -> None:
+    refuse(data)
+    refuse(GOOD[: elf.NOTE_OFFSET + elf.NOTE_BYTES] + data)
+
+
+def test_another_version_says_so() -> None:
+    data = bytearray(GOOD)
+    data[8] = 2
+    refuse(seal(bytes(data)), "its format is version 2; this Systol reads version 1")
+
+
+def test_an_ordinary_elf_file_is_refused_by_name() -> None:
+    data = bytearray(GOOD)
+    data[7] = 0  # System V
+    refuse(bytes(data), "not a Systol binary: its ELF identification")
+
+
+@pytest.mark.parametrize(
+    ("place", "form", "value", "message"),
+    [
+        (60, "<H", 0, "it has 0 sections"),
+        (60, "<H", 65535, "it has 65535 sections"),
+        (40, "<Q", 1 << 63, "section table does not end"),
+        (40, "<Q", 0, "section table does not end"),
+        (56, "<H", 1, "ELF header has fields"),
+        (18, "<H", 62, "ELF header has fields"),
+    ],
+)
+def test_hostile_headers(place: int, form: str, value: int, message: str) -> None:
+    data = bytearray(GOOD)
+    struct.pack_into(form, data, place, value)
+    refuse(seal(bytes(data)), message)
+
+
+@pytest.mark.parametrize("value", [0, 64, len(GOOD) - 1, 1 << 62, (1 << 64) - 1])
+@pytest.mark.parametrize("field", [24, 32], ids=["offset", "size"])
+@pytest.mark.parametrize("name", [".text.0", ".weights.0", ".systol.manifest", ".shstrtab"])
+def test_hostile_sections(name: str, field: int, value: int) -> None:
+    data = bytearray(GOOD)
+    place = section_of(GOOD, name)[2] + field
+    if struct.unpack_from("<Q", data, place)[0] != value:
+        struct.pack_into("<Q", data, place, value)
+        refuse(seal(bytes(data)))
+
+
+def put(*path: str | int, value: object) -> Callable[[Any], None]:
+    def change(values: Any) -> None:
+        for key in path[:-1]:
+            values = values[key]
+        if value is DELETE:
+            del values[path[-1]]
+        else:
+            values[path[-1]] = value
+
+    return change
+
+
+DELETE = object()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("name", value=DELETE), "manifest has no name"),
+        (put("extra", value=1), "manifest has an unknown key 'extra'"),
+        (put("name", value=7), r"manifest.name must be a string, not '7'"),
+        (put("name", value="\x1b[2J"), "must be printable"),
+        (put("report", value=[]), "report must be an object"),
+        (put("arch", "rows", value=5000), "rows must lie in 4..256"),
+        (put("arch", "rows", value=4), "fingerprint"),
+        (put("arch", "rows", value=True), "rows must be an integer"),
+        (put("arch", "rows", value=8.0), "rows must be an integer"),
+        (put("arch", "host_port", "bytes_per_cycle", value="1e999999999"), "must be a fraction"),
+        (put("arch", "host_port", "bytes_per_cycle", value="1/0"), "Fraction"),
+        (put("arch", "host_port", "width_bytes", value=1e999), "Infinity is no number"),
+        (put("segments", value={}), "segments must be a list"),
+        (put("segments", value=[]), "needs a segment"),
+        (put("segments", 0, value=None), r"segments\[0\] must be an object"),
+        (put("segments", 0, "kind", value="gpu"), "kind must be one of host, machine"),
+        (put("segments", 0, "code_address", value=1), "multiple of 64"),
+        (put("segments", 0, "weight_memory_bytes", value=1 << 40), "weight_memory_bytes must be"),
+        (put("segments", 0, "weight_memory_bytes", value=1), "must fit weight memory"),
+        (put("segments", 0, "windows", 0, "size_bytes", value=0), "size_bytes must be"),
+        (put("segments", 0, "windows", 0, "size_bytes", value=3), "ends at byte 16"),
+        (put("segments", 0, "windows", 0, "name", value="output"), "two windows have one name"),
+        (put("segments", 0, "inputs", 0, "offset_bytes", value=-1), "offset_bytes must be"),
+        (put("segments", 0, "layers", 0, "count", value=0), "count must be"),
+        (put("segments", 0, "layers", 0, "source_nodes", value=[1]), "a list of strings"),
+        (put("tensors", 0, "shape", value=[1 << 31, 1 << 31]), "a shape of at most"),
+        (put("tensors", 0, "shape", value=[]), "a shape of at most"),
+        (put("tensors", 0, "shape", value=[2] * 9), "at most 8 integers"),
+        (put("tensors", 0, "scale", value=0.0), "a positive float32"),
+        (put("tensors", 0, "scale", value=1e300), "a positive float32"),
+        (put("tensors", 0, "scale", value=0.1), "a positive float32"),
+        (put("tensors", 0, "dtype", value="int16"), "dtype must be one of int8"),
+        (put("inputs", value=[]), "needs an input"),
+        (put("inputs", 0, "permutation", value=[0, 0]), "does not fill tensor"),
+        (put("outputs", 0, "tensor", value="x"), "nothing writes its tensor"),
+    ],
+)
+def test_hostile_manifests(change: Callable[[Any], None], message: str) -> None:
+    refuse(forge_manifest(change), message)
+
+
+def test_deep_nesting_and_long_numbers_are_refused() -> None:
+    offset, size, _ = section_of(GOOD, ".systol.manifest")
+    for text in (b"[" * size, b"9" * size, b'{"a":' * (size // 5), b"\xff" * size):
+        data = GOOD[:offset] + text.ljust(size) + GOOD[offset + size :]
+        refuse(seal(data))
+
+
+def forge_host(change: Callable[[onnx.ModelProto], None]) -> bytes:
+    offset, size, entry = section_of(WITH_HOST, ".onnx.1")
+    model = onnx.load_model_from_string(WITH_HOST[offset : offset + size])
+    change(model)
+    text = model.SerializeToString()
+    old, new = -(-size // 64) * 64, -(-len(text) // 64) * 64
+    data = WITH_HOST
+    if new > old:
+        data = _grow(data, offset + old, new - old)
+        entry += new - old
+    end = offset + max(old, new)
+    data = data[:offset] + text.ljust(end - offset, b"\0") + data[end:]
+    packed = struct.pack("<Q", len(text))
+    return seal(data[: entry + 32] + packed + data[entry + 40 :])
+
+
+def _external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+
+
+def _other_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+
+
+def _other_type(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def _other_domain(model: onnx.ModelProto) -> None:
+    model.opset_import.append(onnx.helper.make_opsetid("org.stranger", 1))
+
+
+def _cycle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "p"
+
+
+def test_the_forger_of_host_graphs_changes_nothing_by_itself() -> None:
+    assert forge_host(lambda model: None) == WITH_HOST
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_external, "tensor 'scale' lies in another file"),
+        (_other_input, "must take"),
+        (_other_type, "gives|not a valid ONNX model"),
+        (_other_domain, "domain 'org.stranger'"),
+        (_cycle, "not a valid ONNX model"),
+    ],
+)
+def test_hostile_host_graphs(change: Callable[[onnx.ModelProto], None], message: str) -> None:
+    refuse(forge_host(change), message)
+
+
+def test_load_names_the_file_and_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "m.elf"
+    with pytest.raises(InputError, match=r"m\.elf cannot be read: No such file"):
+        load(path)
+    path.touch()
+    with pytest.raises(BinaryFormatError, match=r"m\.elf: the file is empty; compile the model"):
+        load(path)
+    path.write_bytes(GOOD[:-1])
+    with pytest.raises(BinaryFormatError, match=r"m\.elf: damaged.*fetch the file again"):
+        load(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
