@@ -51,8 +51,12 @@ class Allocation:
         return "\n".join([*lines, "}"])
 
 
-def allocate(requests: tuple[Request, ...], arch: Arch) -> Allocation | None:
+def allocate(
+    requests: tuple[Request, ...], arch: Arch, *, apart: bool = False
+) -> Allocation | None:
     """Addresses for all of `requests`, or None if this greedy placement does not fit.
+
+    With `apart`, no other request shares a bank of the unified buffer with a high one.
 
     High requests choose first, then the largest; each takes the lowest (or highest) aligned address
     that is free throughout its life.
@@ -60,6 +64,7 @@ def allocate(requests: tuple[Request, ...], arch: Arch) -> Allocation | None:
     align = arch.ub_width_bytes
     placed: list[tuple[int, int, Request]] = []
     addresses: dict[str, int] = {}
+    limit = arch.ub_bytes
     order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
     for item in order:
         taken = sorted(
@@ -72,8 +77,10 @@ def allocate(requests: tuple[Request, ...], arch: Arch) -> Allocation | None:
         else:
             address = _lowest(taken, item.size_bytes, align)
         end = address + item.size_bytes
-        if address < 0 or end > arch.ub_bytes:
+        if address < 0 or end > (arch.ub_bytes if item.high else limit):
             return None
+        if apart and item.high:
+            limit = min(limit, address // arch.bank_bytes * arch.bank_bytes)
         placed.append((address, end, item))
         addresses[item.name] = address
     top = max((end for _, end, other in placed if not other.high), default=0)
@@ -93,8 +100,7 @@ def _lowest(taken: list[tuple[int, int]], size: int, align: int) -> int:
 
 def _highest(taken: list[tuple[int, int]], size: int, end: int, align: int) -> int:
     address = (end - size) // align * align
-    for low, high in sorted(taken, reverse=True):
-        if high <= address:
-            break
-        address = min(address, (low - size) // align * align)
+    for low, high in sorted(taken, key=lambda pair: -pair[1]):
+        if high > address and low < address + size:
+            address = (low - size) // align * align
     return address

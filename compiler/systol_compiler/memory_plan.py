@@ -127,9 +127,12 @@ def _parameter_key(group: int, work: str) -> str:
 
 
 def plan_memory(
-    graph: QuantizedGraph, arch: Arch, *, most_images: int | None = None
+    graph: QuantizedGraph, arch: Arch, *, most_images: int | None = None, apart: bool = True
 ) -> MemoryPlan:
     """The plan with the largest groups (of at most `most_images`) that fit the unified buffer.
+
+    With `apart`, parameters have banks of their own, so that reading them never waits for the
+    matrix unit; if not even one image fits so, they share banks nevertheless.
 
     Raises
     ------
@@ -142,19 +145,21 @@ def plan_memory(
     # Fitting is monotone but for accidents of the greedy placement: bisect, after the whole batch.
     low, high, images = 0, most + 1, most
     while high - low > 1:
-        found = _try_plan(graph, arch, batch, images)
+        found = _try_plan(graph, arch, batch, images, apart)
         if found is not None:
             low, best = images, found
         else:
             high = images
         images = (low + high) // 2
+    if best is None and apart:
+        return plan_memory(graph, arch, most_images=most_images, apart=False)
     if best is None:
         raise _too_big(graph, arch)
     return best
 
 
 def _try_plan(
-    graph: QuantizedGraph, arch: Arch, batch: int, images: int
+    graph: QuantizedGraph, arch: Arch, batch: int, images: int, apart: bool
 ) -> MemoryPlan | None:
     count = -(-batch // images)
     sizes = [batch * (i + 1) // count - batch * i // count for i in range(count)]
@@ -172,7 +177,7 @@ def _try_plan(
             requests = _requests(groups, lead, linger, resident)
             if resident and requests[0].size_bytes > arch.ub_bytes // _RESIDENT_SHARE:
                 continue
-            allocation = allocate(requests, arch)
+            allocation = allocate(requests, arch, apart=apart)
             if allocation is not None:
                 return MemoryPlan(groups=groups, allocation=allocation, resident=resident)
     return None

@@ -14,7 +14,7 @@ from systol_hw.arch import Arch
 from systol_sim.results import Counters
 from systol_sim.simulator import run_timing
 
-_SEARCH_INSTRUCTIONS = 20_000
+_SEARCH_INSTRUCTIONS = 12_000
 """Instructions that a search may emit over all its candidates."""
 
 
@@ -25,6 +25,7 @@ class Choice:
     tiling: TilingOptions = field(default_factory=TilingOptions)
     scheduling: ScheduleOptions = field(default_factory=ScheduleOptions)
     most_images: int | None = None
+    apart: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +53,7 @@ def build(graph: QuantizedGraph, arch: Arch, choice: Choice) -> BackendResult:
     UnsupportedModelError
         The network does not fit the machine; the message names the layer and the sizes.
     """
-    plan = plan_memory(graph, arch, most_images=choice.most_images)
+    plan = plan_memory(graph, arch, most_images=choice.most_images, apart=choice.apart)
     plan.verify(arch)
     tiled = {group.images: tile(group, arch, choice.tiling) for group in set(plan.groups)}
     for network in tiled.values():
@@ -109,6 +110,7 @@ _COORDINATES: tuple[tuple[_Values, ...], ...] = (
     ),
     ({"least_chunks": 2}, {"least_chunks": 4}),
     ({"lookahead": 1}, {"lookahead": 4}),
+    ({"apart": False},),
     ({"halves": 1},),
     ({"early_start": False},),
 )
@@ -117,6 +119,8 @@ _COORDINATES: tuple[tuple[_Values, ...], ...] = (
 def _changed(choice: Choice, values: _Values, images: int) -> Choice | None:
     if "halves" in values:
         return dataclasses.replace(choice, most_images=(images + 1) // 2) if images > 1 else None
+    if "apart" in values:
+        return dataclasses.replace(choice, apart=False)
     part = "tiling" if hasattr(choice.tiling, next(iter(values))) else "scheduling"
     changed = dataclasses.replace(getattr(choice, part), **values)
     return dataclasses.replace(choice, **{part: changed})
@@ -129,6 +133,7 @@ def describe_choices(result: BackendResult) -> Iterator[str]:
     yield f"at least {tiling.least_chunks} chunks a plane"
     yield f"early start of linear layers {'on' if tiling.early_start else 'off'}"
     yield f"loads hoisted over {order.lookahead} matmuls"
+    yield f"parameters {'apart from' if result.choice.apart else 'beside'} activations"
     late = order.parameters_behind == LATE
     yield f"parameters loaded {'late' if late else f'behind {order.parameters_behind} loads'}"
     if order.gate:

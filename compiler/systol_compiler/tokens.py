@@ -7,6 +7,7 @@ a barrier stands instead.
 """
 
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 
 from systol_hw.arch import Arch
 from systol_hw.faults import Unit
@@ -207,4 +208,5 @@ def tiles_taken(matmul: Instruction) -> int:
 
 
 def _with(item: Instruction, **values: int) -> Instruction:
-    return instruction(item.operation, **{**item.fields, **values})
+    """`item` with other tokens; masks always fit their fields, so nothing needs to be checked."""
+    return Instruction(item.operation, MappingProxyType({**item.fields, **values}))

@@ -20,8 +20,8 @@ CODE_LENGTH_BITS = (MEMORY_LIMIT_BYTES // 64).bit_length()
 """Bits of a number of instructions, and of a program counter."""
 DEFAULT_WATCHDOG_CYCLES = 1 << 24
 """What `watchdog_cycles` comes up with."""
-PORTS = ("weight", "host")
-"""The memory ports, as they name registers."""
+COUNTER_READ_LATENCY_CYCLES = 2
+"""Cycles from a counter's address at the read port to its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,11 @@ REGISTERS: tuple[Register, ...] = (
 """Every register, by ascending address."""
 
 REGISTER_BY_NAME: Mapping[str, Register] = MappingProxyType({r.name: r for r in REGISTERS})
+
+
+def latency_limit(built_latency_cycles: int) -> int:
+    """Greatest latency that a port built for `built_latency_cycles` can be set to."""
+    return max(64, 1 << (built_latency_cycles + 8).bit_length())
 
 
 def port_values(port: str, memory: MemoryPort) -> dict[str, int]:

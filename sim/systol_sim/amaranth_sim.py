@@ -1,4 +1,4 @@
-"""Runs small programs on the RTL in Amaranth's own simulator: no compiler, some hundred cycles/s."""
+"""Runs small programs on the RTL in Amaranth's own simulator: slow, but without a C++ compiler."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from systol_hw.arch import Arch
 from systol_hw.errors import InputError, MissingToolError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
+from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
 from systol_sim.checker import check
 from systol_sim.results import DEFAULT_WATCHDOG_CYCLES, RunResult
 from systol_sim.run_setup import (
@@ -190,7 +191,7 @@ class _Bench:
             ctx.set(machine.read_group, group)
             ctx.set(machine.read_tag, tag)
             ctx.set(machine.read_code, code)
-            await ctx.tick().repeat(2)
+            await ctx.tick().repeat(COUNTER_READ_LATENCY_CYCLES)
             values.append(ctx.get(machine.read_data))
         fault = None
         if ctx.get(machine.faulted):

@@ -65,10 +65,8 @@ def check(program: Program) -> None:
 
 def describe(violation: Violation, program: Program) -> str:
     """One violation as a message of a few lines."""
-    lines = [
-        f"rule {violation.rule} of docs/timing.md is broken at pc {violation.pc}: "
-        f"{violation.message}"
-    ]
+    place = f"rule {violation.rule} of docs/timing.md is broken at pc {violation.pc}"
+    lines = [f"{place}: {violation.message}"]
     if violation.space is not None:
         what = "row" if violation.space == ACCUMULATORS else "byte"
         lines.append(f"  where: {space_name(violation.space)}, {what} {violation.place}")
@@ -82,7 +80,7 @@ def _text(program: Program, pc: int) -> str:
     try:
         item = decode(program.code[pc].tobytes())
     except InvalidProgramError:
-        return program.code[pc].tobytes().hex()
+        return str(program.code[pc].tobytes().hex())
     words = [item.operation.name]
     for name, units in (("wait", item.waits), ("signal", item.signals)):
         if units:

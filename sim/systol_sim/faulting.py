@@ -6,6 +6,7 @@ They bypass the static checker, which refuses all of them.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -233,25 +234,25 @@ def _vector(program: Program, rng: random.Random, what: str) -> list[Instruction
             name = "fill"
         elif rng.random() < 0.5:
             fields |= {"out_address": 0, "out_x_step": -1, "x_count": 2}
-    return [instruction(name, x_limit=9, y_limit=9, **{
-        key: value for key, value in fields.items() if key not in ("x_limit", "y_limit")
-    })]
+    return [instruction(name, x_limit=9, y_limit=9, **fields)]
 
 
+_TRANSFERS = tuple(
+    (name, side)
+    for name in ("read_host", "read_weight_memory", "write_host", "write_weight_memory")
+    for side in ("memory", "ub", "window")
+    if side != "window" or name.endswith("host")
+)
 _ADDRESS: dict[str, Callable[[Program, random.Random], list[Instruction]]] = {
     **{
-        f"{name} {side}": (
-            lambda program, rng, name=name, side=side: _transfer(program, rng, name, side)
-        )
-        for name in ("read_host", "read_weight_memory", "write_host", "write_weight_memory")
-        for side in ("memory", "ub", "window")
-        if side != "window" or name.endswith("host")
+        f"{name} {side}": partial(_transfer, name=name, side=side)
+        for name, side in _TRANSFERS
     },
     "read_weights": _weights,
     "matmul ub": _matrix_ub,
     "matmul accumulators": _matrix_accumulators,
     **{
-        f"vector {what}": (lambda program, rng, what=what: _vector(program, rng, what))
+        f"vector {what}": partial(_vector, what=what)
         for what in ("parameter", "tap", "accumulator", "output", "fill")
     },
 }

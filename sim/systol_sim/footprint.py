@@ -76,7 +76,7 @@ class Region:
         """All places, ascending: int64."""
         lengths = self.ends - self.starts
         firsts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-        return np.arange(int(lengths.sum())) + np.repeat(self.starts - firsts, lengths)
+        return np.asarray(np.arange(lengths.sum()) + np.repeat(self.starts - firsts, lengths))
 
     def clip(self, low: int, high: int) -> "Region | None":
         """The part within `low .. high - 1`, or None."""
@@ -163,8 +163,8 @@ def box(base: int, length: int, loops: Iterable[tuple[int, int]]) -> Intervals:
 def _limit(count: int) -> None:
     if count > _MOST_INTERVALS:
         raise InvalidProgramError(
-            f"an instruction touches memory in {count} separate pieces or more; the checker follows "
-            f"at most {_MOST_INTERVALS}: split the instruction"
+            f"an instruction touches memory in {count} separate pieces or more; the checker "
+            f"follows at most {_MOST_INTERVALS}: split the instruction"
         )
 
 
@@ -246,6 +246,31 @@ def _tiles(i: Instruction, arch: Arch) -> tuple[Region, ...]:
     return (_region(WEIGHT, _union(pieces)),)
 
 
+def _offsets_inside(count: int, step: int, start: int, window_step: int, limit: int,
+                    taps: int, tap_step: int, tap_window_step: int) -> np.ndarray:
+    """Address offsets of one axis's (tap, position) pairs whose coordinate is inside the window.
+
+    Offset `position * step + tap * tap_step` belongs to coordinate
+    `start + position * window_step + tap * tap_window_step`, inside if 0 <= coordinate < limit.
+    """
+    pieces = []
+    total = 0
+    for tap in range(taps):
+        origin = start + tap * tap_window_step
+        if window_step:
+            # Coordinates grow with the position, so those inside are a range.
+            low = max(0, -(origin // window_step))
+            high = min(count, -((origin - limit) // window_step))
+        else:
+            low, high = 0, count if 0 <= origin < limit else 0
+        if low < high:
+            positions = np.arange(low, high) if step else np.zeros(1, np.int64)
+            total += positions.size
+            _limit(total)
+            pieces.append(positions * step + tap * tap_step)
+    return np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.int64)
+
+
 def _matmul(i: Instruction, arch: Arch) -> Footprint:
     rows = i["y_count"] * i["x_count"]
     results = _region(
@@ -264,10 +289,10 @@ def _matmul(i: Instruction, arch: Arch) -> Footprint:
         )
         positions.append(box(i["p_start"] + k0 * i["k2_step"], k_live, loops))
     starts, ends = _inside(_union(positions), i["p_limit"])
-    k0, y = np.arange(i["k0_count"])[:, None], np.arange(i["y_count"])
-    line = i["y_start"] + k0 * i["k0_step"] + y * i["y_step"]
-    offset = k0 * i["k0_address_step"] + y * i["y_address_step"]
-    offsets = np.unique(offset[(line >= 0) & (line < i["y_limit"])])
+    offsets = _offsets_inside(
+        i["y_count"], i["y_address_step"], i["y_start"], i["y_step"], i["y_limit"],
+        i["k0_count"], i["k0_address_step"], i["k0_step"],
+    )
     if starts.size and offsets.size:
         moved = add_offsets((starts, ends), offsets + i["ub_address"] - i["p_start"])
         reads.append(_region(UB, moved))
@@ -286,15 +311,6 @@ def _inside(intervals: Intervals, limit: int) -> Intervals:
     return _union(pieces)
 
 
-def _taps(count: int, step: int, start: int, window_step: int, limit: int,
-          taps: int, tap_step: int, tap_window_step: int) -> np.ndarray:
-    """Address offsets of one axis's (position, tap) pairs that are inside the window."""
-    tap, position = np.arange(taps)[:, None], np.arange(count)
-    coordinate = start + position * window_step + tap * tap_window_step
-    offset = position * step + tap * tap_step
-    return np.unique(offset[(coordinate >= 0) & (coordinate < limit)])
-
-
 def _vector(i: Instruction, arch: Arch) -> Footprint:
     loops = ((i["y_count"], i["out_y_step"]), (i["x_count"], i["out_x_step"]))
     groups = _parts(i["n_count"], i["n_last"], arch.columns)
@@ -306,10 +322,14 @@ def _vector(i: Instruction, arch: Arch) -> Footprint:
     if i.operation.name == "fill":
         return Footprint(reads=(), writes=writes)
     reads = []
-    xs = _taps(i["x_count"], i["a_x_step"], i["x_start"], i["x_step"], i["x_limit"],
-               i["kx_count"], i["a_kx_step"], i["kx_step"])
-    ys = _taps(i["y_count"], i["a_y_step"], i["y_start"], i["y_step"], i["y_limit"],
-               i["ky_count"], i["a_ky_step"], i["ky_step"])
+    xs = _offsets_inside(
+        i["x_count"], i["a_x_step"], i["x_start"], i["x_step"], i["x_limit"],
+        i["kx_count"], i["a_kx_step"], i["kx_step"],
+    )
+    ys = _offsets_inside(
+        i["y_count"], i["a_y_step"], i["y_start"], i["y_step"], i["y_limit"],
+        i["ky_count"], i["a_ky_step"], i["ky_step"],
+    )
     if xs.size and ys.size:
         taps = []
         for n0, count, live in groups:

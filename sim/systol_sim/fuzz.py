@@ -23,7 +23,7 @@ from systol_sim.faulting import (
     fault_kinds,
     generate_faulting,
 )
-from systol_sim.generate import Case, generate
+from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
 from systol_sim.results import RunResult
 from systol_sim.shrink import shrink, write_reproducer
@@ -41,12 +41,21 @@ def simulate(
     )
 
 
+def refer(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+    """The numpy reference as an `Executor`; it finds no faults of timing."""
+    return reference.run(program, contents, checked=True)
+
+
 DEFAULT_EXECUTORS: Mapping[str, Executor] = {
     "sim": simulate,
     "sim-stepped": partial(simulate, skip=False),
-    "reference": reference.run,
+    "reference": refer,
 }
 """What runs without the RTL."""
+
+OVERFLOW = "accumulator overflow"
+"""The kind of the rare long program that wraps its accumulators (`overflow_program`)."""
+_OVERFLOW_PERIOD, _OVERFLOW_PLACE = 1000, 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +74,9 @@ class Mismatch:
     reproducer: Path | None
 
     def __str__(self) -> str:
-        what = "valid program" if self.kind is None else f"faulting program ({self.kind})"
-        head = f"{self.machine}, seed {self.seed}, {what}: shrunk to {self.instructions} instructions"
+        what = "valid program" if self.kind is None else f"program with {self.kind}"
+        head = f"{self.machine}, seed {self.seed}, {what}: "
+        head += f"shrunk to {self.instructions} instructions"
         if self.reproducer is not None:
             head += f" in {self.reproducer}"
         return "\n  ".join((head, *self.lines))
@@ -140,10 +150,13 @@ def fuzz(
     """
     started = time.monotonic()
     report = Report()
-    jobs = [
-        (machines[n % len(machines)], seed + n, *_kind(machines[n % len(machines)], seed + n, faulting))
-        for n in range(programs)
-    ]
+    jobs = []
+    for n in range(programs):
+        arch = machines[n % len(machines)]
+        kind = _kind(arch, seed + n, faulting)
+        if n % _OVERFLOW_PERIOD == _OVERFLOW_PLACE:
+            kind = OVERFLOW
+        jobs.append((arch, seed + n, kind))
     work = partial(_job, executors=executors, directory=directory)
     if processes > 1:
         with ProcessPoolExecutor(processes) as pool:
@@ -161,10 +174,15 @@ def fuzz(
     return report
 
 
-def _kind(arch: Arch, seed: int, faulting: float) -> tuple[str | None]:
-    """The kind of fault of program `seed`, or None: kinds take turns, so that few are many."""
+def _kind(arch: Arch, seed: int, faulting: float) -> str | None:
+    """The kind of fault of program `seed`, or None; faults that units find as often as control's,
+    of which there are many more kinds."""
     rng = random.Random(f"kind/{seed}")
-    return (rng.choice(fault_kinds(arch)),) if rng.random() < faulting else (None,)
+    if rng.random() >= faulting:
+        return None
+    in_units = rng.random() < 0.5
+    timed = ("address", "overflow", "deadlock")
+    return rng.choice([k for k in fault_kinds(arch) if k.startswith(timed) is in_units])
 
 
 def _job(
@@ -174,8 +192,13 @@ def _job(
     directory: Path | None,
 ) -> Report:
     arch, seed, kind = job
-    report = Report(programs=1, faulting=int(kind is not None))
-    case = generate(arch, seed) if kind is None else generate_faulting(arch, seed, kind)
+    if kind is None:
+        case = generate(arch, seed)
+    elif kind == OVERFLOW:
+        case = overflow_program(arch)
+    else:
+        case = generate_faulting(arch, seed, kind)
+    report = Report(programs=1, faulting=int(isinstance(case, FaultCase)))
     lines, base = compare_executors(case, executors)
     if base is not None:
         report.coverage.add(case.program, base)
@@ -189,7 +212,10 @@ def _job(
 def _mismatch(case: Case, arch: Arch, seed: int, kind: str | None, lines: list[str],
               executors: Mapping[str, Executor], directory: Path | None) -> Mismatch:
     short = case
-    if not lines[0].startswith("checker:") and not isinstance(case, FaultCase):
+    if kind == OVERFLOW:
+        # Every part of it is needed, and each run is long.
+        pass
+    elif not lines[0].startswith("checker:") and not isinstance(case, FaultCase):
         short = shrink(case, lambda c: bool(compare_executors(c, executors)[0]))
     elif isinstance(case, FaultCase):
         # A shortened program may lack the fault that was expected; executors must still agree.
@@ -232,9 +258,8 @@ def compare_executors(
     lines: list[str] = []
     base: RunResult | None = None
     for name, executor in executors.items():
-        if executor is reference.run and base is not None and base.fault is not None and (
-            base.fault.cause in TIMED_FAULTS
-        ):
+        timed = base is not None and base.fault is not None and base.fault.cause in TIMED_FAULTS
+        if executor is refer and timed:
             # Neither tokens nor empty FIFOs exist for it.
             continue
         try:
@@ -263,7 +288,5 @@ def _unexpected(expected: FaultCase | None, result: RunResult, valid: bool) -> l
     if same:
         return []
     place = "" if expected.pc is None else f" at pc {expected.pc}"
-    return [
-        f"expected {expected.cause.name.lower()} in {expected.unit.name.lower()}{place}, "
-        f"found {fault}"
-    ]
+    wanted = f"{expected.cause.name.lower()} in {expected.unit.name.lower()}{place}"
+    return [f"expected {wanted}, found {fault}"]

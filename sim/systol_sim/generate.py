@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import INSTRUCTION_BYTES, Arch
+from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim.progress import find_stuck, tile_count
@@ -19,6 +20,7 @@ from systol_sim.proposals import Memories, Proposer
 from systol_sim.synchronize import synchronize
 
 _ATTEMPTS = 20
+_OVERFLOW_TILES = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +95,9 @@ class _Writer:
             w.name: _random_bytes(rng, rng.randint(w.size_bytes // 2, w.size_bytes))
             for w in self.windows
         }
-        self.image = _random_bytes(rng, rng.randint(4 * arch.macs_per_cycle, 2000))
+        # Some tiles side by side where the array is small; overlapping ones where it is not.
+        least = max(600, min(4 * arch.macs_per_cycle, 1 << 14))
+        self.image = _random_bytes(rng, rng.randint(least, least + 1400))
         self.spare_bytes = rng.randint(64, 800)
         window = rng.randrange(len(self.windows))
         content = self.contents[self.windows[window].name]
@@ -253,21 +257,26 @@ class _Writer:
 def overflow_program(arch: Arch) -> Case:
     """A program whose accumulators wrap: one tile of extremes, taken again and again.
 
-    It loads 2**31 / (rows * 2**14) tiles and a few more into one accumulator row.
+    2**31 / (rows * 2**14) tiles and a few more go into one accumulator row: the least that wraps.
     """
     rows, columns = arch.rows, arch.columns
-    tiles = (1 << 31) // (rows << 14) + 3
-    inner = 1 << 12
-    outer = -(-tiles // inner)
+    left = (1 << 31) // (rows << 14) + 3
+    tile = {"k_last": rows, "n_last": columns}
     listing = [
-        instruction("fill", zero_point=-128, n_last=columns, out_address=0,
-                    x_count=-(-rows // columns), out_x_step=columns, signal=1 << 3),
-        instruction("read_weights", row_pitch=columns, inner_count=inner, outer_count=outer,
-                    k_last=rows, n_last=columns),
-        instruction("matmul", p_limit=rows, k2_count=inner, k1_count=outer, k_last=rows,
-                    wait=1 << 4),
-        instruction("halt"),
+        instruction("fill", zero_point=-128, n_last=columns, x_count=-(-rows // columns),
+                    out_x_step=columns, signal=1 << (Unit.MATRIX - 1))
     ]
+    # Short instructions, so that none runs into a watchdog.
+    while left:
+        count = min(left, _OVERFLOW_TILES)
+        left -= count
+        first = len(listing) == 1
+        wait = 1 << (Unit.VECTOR - 1) if first else 0
+        listing += [
+            instruction("read_weights", row_pitch=columns, inner_count=count, **tile),
+            instruction("matmul", p_limit=rows, k2_count=count, k_last=rows, wait=wait,
+                        accumulate=int(not first)),
+        ]
+    listing.append(instruction("halt"))
     image = np.full(rows * columns, 0x80, np.uint8)
     return Case(program=make_program(arch, listing, weight_image=image), contents={})
-

@@ -1,7 +1,9 @@
 """Finds which earlier instructions an instruction conflicts with (docs/timing.md 9.2, 9.5).
 
 For each memory and unit two arrays hold the last writer and the last reader of each place. The last
-is enough: ends of one unit are in order, so what is ordered after the last is after all.
+is enough: ends of one unit are in order, so what is ordered after the last is after all. Places
+that all instructions treat alike share one element, so the arrays' sizes follow from the program,
+not from its memories.
 """
 
 from collections.abc import Iterable
@@ -30,41 +32,48 @@ class Hazards:
     Parameters
     ----------
     footprints
-        Of all instructions that will be added: the extent of their writes bounds what is tracked,
-        because what nobody writes conflicts with nothing.
+        Of all instructions that will be added or asked about.
     """
 
     def __init__(self, footprints: Iterable[Footprint]) -> None:
-        extents: dict[int, tuple[int, int]] = {}
+        edges: dict[int, list[np.ndarray]] = {}
+        written: set[int] = set()
         for item in footprints:
-            for region in item.writes:
-                low, high = extents.get(region.space, (region.first, region.last + 1))
-                extents[region.space] = min(low, region.first), max(high, region.last + 1)
-        self._extents = extents
+            for region in (*item.reads, *item.writes):
+                edges.setdefault(region.space, []).extend((region.starts, region.ends))
+            written.update(region.space for region in item.writes)
+        # What nobody writes conflicts with nothing.
+        self._edges = {s: np.unique(np.concatenate(edges[s])) for s in written}
         self._last: dict[tuple[int, Unit, bool], np.ndarray] = {}
         self._written = {
-            space: np.zeros(high - low, bool)
-            for space, (low, high) in extents.items()
-            if space in (UB, ACCUMULATORS)
+            space: np.zeros(self._edges[space].size, bool)
+            for space in (UB, ACCUMULATORS)
+            if space in self._edges
         }
+
+    def _segments(self, region: Region) -> slice | np.ndarray:
+        """Elements of the arrays of `region`'s memory; element k begins at edge k."""
+        edges = self._edges[region.space]
+        first = np.searchsorted(edges, region.starts)
+        last = np.searchsorted(edges, region.ends)
+        return Region(space=region.space, starts=first, ends=last).index()
+
+    def _place(self, region: Region, segments: slice | np.ndarray, at: int) -> int:
+        """The first place of the `at`-th of `segments`."""
+        element = segments.start + at if isinstance(segments, slice) else segments[at]
+        return int(self._edges[region.space][element])
 
     def unwritten(self, reads: Iterable[Region]) -> tuple[int, int] | None:
         """The first (space, place) of `reads` that has no value yet, or None."""
         for region in reads:
             if region.space not in (UB, ACCUMULATORS):
                 continue
-            low, high = self._extents.get(region.space, (0, 0))
-            if region.first < low:
+            if region.space not in self._edges:
                 return region.space, region.first
-            if region.last >= high:
-                beyond = region.clip(high, region.last + 1)
-                assert beyond is not None
-                return region.space, beyond.first
-            known = self._written[region.space][region.index(low)]
+            segments = self._segments(region)
+            known = self._written[region.space][segments]
             if not known.all():
-                place = int(np.argmin(known))
-                where = region.first + place if region.starts.size == 1 else region.places()[place]
-                return region.space, int(where)
+                return region.space, self._place(region, segments, int(np.argmin(known)))
         return None
 
     def conflicts(self, unit: Unit, item: Footprint) -> list[Conflict]:
@@ -81,36 +90,33 @@ class Hazards:
     def _collect(
         self, found: list[Conflict], unit: Unit, region: Region, writers: bool, kind: str
     ) -> None:
-        low, high = self._extents.get(region.space, (0, 0))
-        part = region.clip(low, high)
-        if part is None:
-            return
-        index = part.index(low)
+        segments: slice | np.ndarray | None = None
         for (space, other, writes), last in self._last.items():
             if space != region.space or writes is not writers:
                 continue
-            own_bytes = unit is Unit.VECTOR and kind == "read after write" and space == UB
-            if other is unit and not own_bytes:
+            # Of its own accesses a unit leaves only this one unordered.
+            own = unit is Unit.VECTOR and kind == "read after write" and space == UB
+            if other is unit and not own:
                 continue
-            values = last[index]
-            earlier = int(values.max())
+            if segments is None:
+                segments = self._segments(region)
+            values = last[segments]
+            at = int(values.argmax())
+            earlier = int(values[at])
             if earlier >= 0:
-                at = int(values.argmax())
-                place = part.first + at if part.starts.size == 1 else int(part.places()[at])
+                place = self._place(region, segments, at)
                 found.append(Conflict(earlier=earlier, space=space, place=place, kind=kind))
 
     def add(self, pc: int, unit: Unit, item: Footprint) -> None:
         """Note the accesses of instruction `pc`."""
         for regions, writes in ((item.reads, False), (item.writes, True)):
             for region in regions:
-                low, high = self._extents.get(region.space, (0, 0))
-                part = region.clip(low, high)
-                if part is None:
+                if region.space not in self._edges:
                     continue
                 key = (region.space, unit, writes)
                 if key not in self._last:
-                    self._last[key] = np.full(high - low, -1, np.int32)
-                index = part.index(low)
-                self._last[key][index] = pc
+                    self._last[key] = np.full(self._edges[region.space].size, -1, np.int32)
+                segments = self._segments(region)
+                self._last[key][segments] = pc
                 if writes and region.space in self._written:
-                    self._written[region.space][index] = True
+                    self._written[region.space][segments] = True

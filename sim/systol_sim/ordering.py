@@ -82,7 +82,7 @@ class Ordering:
         return pc
 
     def ends_before(self, earlier: int, start: Clock) -> bool:
-        """Whether `earlier` has certainly ended where an instruction has the start clock `start`."""
+        """Whether `earlier` has certainly ended at the start with clock `start`."""
         return start[self.units[earlier]] > self.place[earlier]
 
 

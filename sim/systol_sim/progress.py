@@ -13,7 +13,7 @@ from systol_hw.arch import Arch
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
 
-UNITS = tuple(unit for unit in Unit if unit is not Unit.CONTROL)
+UNITS: tuple[Unit, ...] = tuple(unit for unit in Unit if unit is not Unit.CONTROL)
 """The units that have queues."""
 
 
@@ -51,7 +51,7 @@ class _Run:
         self.next_pc = 0
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in UNITS}
         self.active: dict[Unit, int | None] = dict.fromkeys(UNITS)
-        self.left = dict.fromkeys(UNITS, 0)
+        self.left: dict[Unit, int] = dict.fromkeys(UNITS, 0)
         self.tokens: dict[tuple[Unit, Unit], int] = {}
         self.loaded = self.taken = 0
 
@@ -60,6 +60,7 @@ class _Run:
             moved = self._dispatch()
             for unit in UNITS:
                 moved |= self._advance(unit)
+            moved |= self._stream_tiles()
             if self.next_pc == len(self.program):
                 return None
             if not moved:
@@ -122,6 +123,16 @@ class _Run:
         else:
             count = 0
         self.left[unit] -= count
+        return count > 0
+
+    def _stream_tiles(self) -> bool:
+        """While a loader and a matmul are both active, tiles pass from one to the other freely."""
+        active = self.active[Unit.WEIGHTS] is not None and self.active[Unit.MATRIX] is not None
+        count = min(self.left[Unit.WEIGHTS], self.left[Unit.MATRIX]) if active else 0
+        for unit in (Unit.WEIGHTS, Unit.MATRIX):
+            self.left[unit] -= count
+        self.loaded += count
+        self.taken += count
         return count > 0
 
     def _blocked(self) -> Iterator[tuple[Unit, int, str]]:

@@ -1,7 +1,7 @@
 """The reference executor: each instruction in program order, exactly as the table's `doc` says.
 
 Plain int64 numpy, written from `systol_hw.operations` and docs/numerics.md alone; it shares no
-arithmetic with the simulator, the RTL or the checker. It counts no cycles.
+arithmetic with the simulator or the RTL, nor its addresses with the checker. It counts no cycles.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from systol_hw.errors import InvalidProgramError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.isa import Instruction, decode, decode_fault
 from systol_hw.program import Program
+from systol_sim.checker import check
 from systol_sim.results import RunResult
 
 _AMOUNT = {(amount.unit, amount.name): index for index, amount in enumerate(AMOUNTS)}
@@ -45,13 +46,20 @@ class _Machine:
         self.amounts[_AMOUNT[unit, name], self.tag] += value
 
 
-def run(program: Program, contents: Mapping[str, np.ndarray] | None = None) -> RunResult:
+def run(
+    program: Program,
+    contents: Mapping[str, np.ndarray] | None = None,
+    *,
+    checked: bool = False,
+) -> RunResult:
     """Execute `program` in program order.
 
     Parameters
     ----------
     contents
         Initial host windows by name (any dtype); what is not given is zero.
+    checked
+        True if the caller knows that `program` is valid, or wants its fault: no static check.
 
     Returns
     -------
@@ -63,9 +71,11 @@ def run(program: Program, contents: Mapping[str, np.ndarray] | None = None) -> R
     Raises
     ------
     InvalidProgramError
-        If a matrix instruction finds no tile (the static checker refuses such programs), or
-        `contents` does not fit the windows.
+        If the static checker refuses `program`; if, unchecked, a matrix instruction finds no tile;
+        or if `contents` does not fit the windows.
     """
+    if not checked:
+        check(program)
     arch = program.arch
     machine = _Machine(
         arch=arch,
@@ -326,7 +336,8 @@ def _divide_half_even(product: np.ndarray, shift: np.ndarray) -> np.ndarray:
     floor = product >> shift
     rest = 2 * (product - (floor << shift))
     one = np.int64(1) << shift
-    return floor + ((rest > one) | ((rest == one) & (floor % 2 == 1)))
+    up: np.ndarray = (rest > one) | ((rest == one) & (floor % 2 == 1))
+    return np.asarray(floor + up)
 
 
 def _requantize(machine: _Machine, i: Instruction) -> None:

@@ -9,10 +9,8 @@ from systol_hw.counters import AMOUNTS, SCALAR_GROUP, SCALARS, UNIT_STATES
 from systol_hw.errors import ConfigurationError
 from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.program import Program
-from systol_hw.registers import REGISTER_BY_NAME, port_values
+from systol_hw.registers import REGISTER_BY_NAME, latency_limit, port_values
 from systol_sim.results import Counters
-
-_LEAST_QUEUE = 64
 
 
 def register_writes(
@@ -55,8 +53,7 @@ def register_writes(
                 f"{port}_port: width_bytes is built into the machine as "
                 f"{built[port].width_bytes}; it cannot be {memory.width_bytes} in a run"
             )
-        # The port's queues are built for its nominal latency (systol_hw.rtl.ports.latency_limit).
-        limit = max(_LEAST_QUEUE, 1 << (built[port].latency_cycles + 8).bit_length())
+        limit = latency_limit(built[port].latency_cycles)
         if memory.latency_cycles > limit:
             raise ConfigurationError(
                 f"{port}_port: latency_cycles must be at most {limit} on a machine built for "

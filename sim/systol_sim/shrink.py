@@ -7,11 +7,13 @@ import numpy as np
 
 from systol_hw.arch import INSTRUCTION_BYTES
 from systol_hw.errors import InvalidProgramError
+from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, encode, instruction
 from systol_hw.program import Program
 from systol_hw.program_text import format_program, parse_program
 from systol_sim.checker import find_violations
 from systol_sim.generate import Case
+from systol_sim.progress import tile_count
 from systol_sim.synchronize import strip, synchronize
 
 DEFAULT_ATTEMPTS = 400
@@ -39,21 +41,48 @@ def shrink(
     """
     rows = [row.tobytes() for row in case.program.code]
     size = max(1, len(rows) // 2)
+
+    def smaller(gone: set[int]) -> list[bytes] | None:
+        nonlocal attempts
+        for shorter in _without(case, rows, gone, valid) if attempts > 0 else ():
+            attempts -= 1
+            if differs(_case(case, shorter)):
+                return shorter
+        return None
+
     while True:
-        removed = False
+        before = len(rows)
+        for group in _tile_groups(rows) if valid else ():
+            # Loaders and their matmuls go together or not at all; removing changes the places of
+            # the other groups, so that one success ends the turn.
+            shorter = smaller(group)
+            if shorter is not None:
+                rows = shorter
+                break
         start = 0
-        while start < len(rows) and attempts > 0:
-            for shorter in _without(case, rows, start, size, valid):
-                attempts -= 1
-                if differs(_case(case, shorter)):
-                    rows, removed = shorter, True
-                    break
-            else:
+        while start < len(rows):
+            shorter = smaller(set(range(start, min(start + size, len(rows)))))
+            if shorter is None:
                 start += size
-        if attempts <= 0 or (size == 1 and not removed):
+            else:
+                rows = shorter
+        if attempts <= 0 or (size == 1 and len(rows) == before):
             return _case(case, rows)
-        # Single removals may make others possible (a loader and its matmul): go round again.
         size = max(1, size // 2)
+
+
+def _tile_groups(rows: Sequence[bytes]) -> list[set[int]]:
+    """The smallest runs of Weights and Matrix instructions that load what they take."""
+    groups: list[set[int]] = [set()]
+    ahead = 0
+    for pc, row in enumerate(rows):
+        item = decode(row)
+        if item.unit in (Unit.WEIGHTS, Unit.MATRIX):
+            groups[-1].add(pc)
+            ahead += tile_count(item) if item.unit is Unit.WEIGHTS else -tile_count(item)
+            if not ahead:
+                groups.append(set())
+    return [group for group in groups if group]
 
 
 def _case(case: Case, rows: Sequence[bytes]) -> Case:
@@ -70,10 +99,9 @@ def _case(case: Case, rows: Sequence[bytes]) -> Case:
 
 
 def _without(
-    case: Case, rows: list[bytes], start: int, size: int, valid: bool
+    case: Case, rows: Sequence[bytes], gone: set[int], valid: bool
 ) -> list[list[bytes]]:
-    """Candidates without instructions start .. start + size - 1."""
-    gone = range(start, min(start + size, len(rows)))
+    """Candidates without the instructions `gone`."""
     rest = [row for index, row in enumerate(rows) if index not in gone]
     if not valid:
         return [rest]
@@ -91,19 +119,19 @@ def _without(
     return [c for c in candidates if c and not find_violations(_case(case, c).program)]
 
 
-def _unpaired(items: Sequence[Instruction], gone: range) -> list[Instruction]:
+def _unpaired(items: Sequence[Instruction], gone: set[int]) -> list[Instruction]:
     """`items` without the tokens whose other end is in `gone`."""
-    given: dict[tuple[int, int], list[int]] = {}
+    given: dict[tuple[Unit, Unit], list[int]] = {}
     pairs = []
-    taken: dict[tuple[int, int], int] = {}
+    taken: dict[tuple[Unit, Unit], int] = {}
     for pc, item in enumerate(items):
         for producer in item.waits:
-            pair = (int(producer), int(item.unit))
+            pair = (producer, item.unit)
             n = taken.get(pair, 0)
             taken[pair] = n + 1
             pairs.append((given[pair][n], pc, *pair))
         for consumer in item.signals:
-            given.setdefault((int(item.unit), int(consumer)), []).append(pc)
+            given.setdefault((item.unit, consumer), []).append(pc)
     waits = [item.get("wait") for item in items]
     signals = [item.get("signal") for item in items]
     for source, target, producer, consumer in pairs:

@@ -9,6 +9,7 @@ from systol_hw.isa import Instruction, instruction, mask_of_units
 from systol_sim.footprint import Footprint, footprint
 from systol_sim.hazards import Hazards
 from systol_sim.ordering import Ordering, Tokens
+from systol_sim.progress import tile_count
 
 
 def strip(program: Iterable[Instruction]) -> list[Instruction]:
@@ -62,6 +63,9 @@ class _Synchronizer:
         self.ordering, self.tokens = Ordering(), Tokens()
         self.out: list[Instruction] = []
         self.signals: list[list[Unit]] = []
+        self.loaded: dict[int, int] = {}
+        """Tiles loaded by the end of each WEIGHTS instruction, in program order."""
+        self.total = self.taken = 0
 
     def result(self) -> list[Instruction]:
         for item, accesses in zip(self.items, self.footprints, strict=True):
@@ -84,6 +88,8 @@ class _Synchronizer:
             self._append(item)
             return
         conflicts = {c.earlier for c in self.hazards.conflicts(item.unit, accesses)}
+        if self._chance(self.redundancy / 4):
+            item = _with(item, drain=1)
         sources: list[int] = []
         used: list[Unit] = []
         while True:
@@ -117,6 +123,11 @@ class _Synchronizer:
             self.signals[source].append(item.unit)
         pc = self._append(_with(item, wait=mask_of_units(used)), sources)
         self.hazards.add(pc, item.unit, accesses)
+        if item.unit is Unit.WEIGHTS:
+            self.total += tile_count(item)
+            self.loaded[pc] = self.total
+        elif item.unit is Unit.MATRIX:
+            self.taken += tile_count(item)
 
     def _source(self, earlier: int, consumer: Unit) -> int | None:
         """An instruction of `earlier`'s unit, not before it, that can signal `consumer`."""
@@ -136,16 +147,23 @@ class _Synchronizer:
         return count <= self.arch.token_limit
 
     def _redundant(self, item: Instruction, sources: list[int], used: list[Unit]) -> None:
-        """Add one token that is not needed. Never from WEIGHTS: a loader may be unable to end
-        before the instruction that would wait for it."""
+        """Add one token that is not needed."""
         assert self.rng is not None
-        producer = self.rng.choice([Unit.LOAD, Unit.STORE, Unit.MATRIX, Unit.VECTOR])
+        producer = self.rng.choice([unit for unit in Unit if unit is not Unit.CONTROL])
         given = self.tokens.signals.get((producer, item.unit), [])
         last = given[-1] if given else -1
-        candidates = [pc for pc in self.ordering.members[producer] if pc > last]
+        candidates = [
+            pc
+            for pc in self.ordering.members[producer]
+            if pc > last and self._can_end(pc)
+        ]
         if producer is item.unit or producer in used or not candidates:
             return
         source = self.rng.choice(candidates)
         if self._fits((producer, item.unit), source):
             sources.append(source)
             used.append(producer)
+
+    def _can_end(self, pc: int) -> bool:
+        """Whether a loader can end before a further matmul takes tiles."""
+        return self.loaded.get(pc, 0) <= self.taken + 1 + self.arch.weight_fifo_tiles

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,29 @@ def test_a_program_for_another_machine_is_refused() -> None:
 def test_a_report_that_json_cannot_hold_is_refused(report: dict[str, object]) -> None:
     with pytest.raises(InputError, match="JSON values"):
         dataclasses.replace(tiny_model(), report=report)
+
+
+def test_a_manifest_that_no_reader_would_take_is_not_written(tmp_path: Path) -> None:
+    model = dataclasses.replace(tiny_model(), report={"text": "x" * (5 << 20)})
+    with pytest.raises(InputError, match="manifest of 'selftest' would have"):
+        model.save(tmp_path / "m.elf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_takes_no_memory_for_code_and_weights(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, 24 << 20, np.uint8)
+    old = tiny_model().machine_segments[0].program
+    program = dataclasses.replace(
+        old,
+        weight_image=image,
+        code_address=image.size,
+        weight_memory_bytes=image.size + old.code.size,
+    )
+    change_segment(tiny_model(), program=program).save(tmp_path / "m.elf")
+    tracemalloc.start()
+    try:
+        CompiledModel.load(tmp_path / "m.elf")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < image.size / 4

@@ -35,6 +35,8 @@ HOST_DTYPES = (
     "uint8", "uint16", "uint32", "uint64",
 )  # fmt: skip
 """Element types that a host segment's output may have."""
+MAX_MANIFEST_BYTES = 4 << 20
+"""Parsed JSON takes many times its text's memory; a network of a thousand layers needs a tenth."""
 _MAX_INSTRUCTIONS = MEMORY_LIMIT_BYTES // 64
 
 Bytes = Callable[[str], np.ndarray]
@@ -42,7 +44,13 @@ Bytes = Callable[[str], np.ndarray]
 
 
 def dump_manifest(model: CompiledModel) -> bytes:
-    """The manifest of `model`; equal models have equal manifests."""
+    """The manifest of `model`; equal models have equal manifests.
+
+    Raises
+    ------
+    InputError
+        It would be longer than a reader accepts.
+    """
     values = {
         "arch": model.arch.to_dict(),
         "fingerprint": model.arch.fingerprint(),
@@ -53,7 +61,13 @@ def dump_manifest(model: CompiledModel) -> bytes:
         "segments": [_segment_to_dict(segment) for segment in model.segments],
         "tensors": [_tensor_to_dict(tensor) for tensor in model.tensors.values()],
     }
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"the manifest of {model.name!r} would have {len(text)} bytes, and may have "
+            f"{MAX_MANIFEST_BYTES}; shorten names or the report"
+        )
+    return text.encode()
 
 
 def parse_manifest(data: bytes, contents: Bytes) -> CompiledModel:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +16,8 @@ from systol_hw.arch import INSTRUCTION_BYTES
 from systol_hw.errors import InputError
 
 Chunk: TypeAlias = bytes | memoryview
+NOTE_CHUNK = 1
+"""Place of the note among the pieces of a file."""
 _LOCAL_SYMBOLS = 1
 """The null symbol: ELF wants local symbols first, and their number in `sh_info`."""
 
@@ -45,18 +46,21 @@ def save(model: CompiledModel, path: str | Path) -> None:
         Path(scratch).unlink(missing_ok=True)
 
 
-def chunks(model: CompiledModel) -> Iterator[Chunk]:
+def chunks(model: CompiledModel) -> list[Chunk]:
     """The bytes of the file of `model`, piece by piece; large pieces are views, not copies."""
-    pieces = _layout(model, bytes(elf.DIGEST_BYTES))
+    pieces = unsealed_chunks(model)
     hasher = hashlib.sha256()
     for piece in pieces:
         hasher.update(piece)
-    pieces[1] = elf.pack_note(hasher.digest())
-    yield from pieces
+    pieces[NOTE_CHUNK] = elf.pack_note(hasher.digest())
+    return pieces
 
 
-def _layout(model: CompiledModel, digest: bytes) -> list[Chunk]:
-    """Header, note, then the other sections in order, each padded; the section table last."""
+def unsealed_chunks(model: CompiledModel) -> list[Chunk]:
+    """As `chunks`, with zeros for the checksum.
+
+    Header, note, then the other sections in order, each padded; the section table last.
+    """
     contents: list[tuple[elf.Section, Chunk]] = [
         (elf.Section(name=".systol.manifest", type=elf.SHT_PROGBITS), dump_manifest(model))
     ]
@@ -131,7 +135,8 @@ def _layout(model: CompiledModel, digest: bytes) -> list[Chunk]:
         elf.pack_section(section, offset)
         for section, offset in zip(table, name_offsets, strict=True)
     ]
-    return [header, elf.pack_note(digest), *pieces, bytes(padding), b"".join(packed)]
+    note_content = elf.pack_note(bytes(elf.DIGEST_BYTES))
+    return [header, note_content, *pieces, bytes(padding), b"".join(packed)]
 
 
 def _view(array: npt.NDArray[np.uint8]) -> memoryview:

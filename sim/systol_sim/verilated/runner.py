@@ -12,6 +12,7 @@ from systol_hw.arch import WINDOWS, MemoryPort
 from systol_hw.errors import DifferenceError, InputError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
+from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
 from systol_sim.checker import check
 from systol_sim.results import DEFAULT_WATCHDOG_CYCLES, RunResult
 from systol_sim.run_setup import (
@@ -161,7 +162,7 @@ def run(
         counter_addresses=packed_addresses.ctypes.data,
         counters=values.ctypes.data,
         counter_count=len(addresses),
-        counter_latency=_counter_latency(),
+        counter_latency=COUNTER_READ_LATENCY_CYCLES,
         ub=ub.ctypes.data if memories else None,
         ub_bytes=arch.ub_bytes,
         ub_row_bytes=arch.ub_width_bytes,
@@ -200,11 +201,6 @@ def run(
         interrupts=[int(value) for value in interrupts[: call.interrupt_count]],
         memories=found,
     )
-
-
-def _counter_latency() -> int:
-    """Cycles from a counter's address to its value at the read port."""
-    return 2
 
 
 def _fault(call: _Run) -> Fault:

@@ -1,0 +1,58 @@
+"""`systol compare`: counter reports side by side."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from systol import tables
+from systol.commands.registration import Command
+from systol.compare import compare
+from systol.report import read_report
+from systol.terminal import print_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "reports", nargs="+", metavar="REPORT.json", help="made by `systol run --counters`"
+    )
+    parser.add_argument(
+        "--differences", action="store_true", help="leave out figures that are equal everywhere"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    reports = [read_report(path) for path in options.reports]
+    rows = compare(reports, differences_only=options.differences)
+    if options.json:
+        print(json.dumps({"reports": options.reports, "figures": dict(rows)}, indent=2))
+        return 0
+    stems = [Path(path).stem for path in options.reports]
+    titles = stems if len(set(stems)) == len(stems) else options.reports
+    headings = ["figure", *titles, *(["ratio"] if len(reports) == 2 else [])]
+    print_table(headings, [(name, *_cells(values)) for name, values in rows])
+    return 0
+
+
+def _cells(values: list[Any]) -> list[str]:
+    cells = ["-" if value is None else _text(value) for value in values]
+    if len(values) == 2:
+        a, b = values
+        good = all(isinstance(value, int | float) for value in values) and a
+        cells.append(f"{b / a:.3g}" if good else "")
+    return cells
+
+
+def _text(value: Any) -> str:
+    return tables.number(value) if isinstance(value, int | float) else str(value)
+
+
+COMMAND = Command(
+    name="compare",
+    help="compare counter reports",
+    description="Print counter reports side by side: executors, machines or models. With two "
+    "reports, `ratio` is the second figure over the first.",
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,189 @@
+"""`systol demo`: the main job on a bundled model and real data."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from systol import bundled, tables
+from systol.agreement import check_agreement
+from systol.api import compile
+from systol.commands.compile_model import describe
+from systol.commands.registration import Array, Command, positive, write_arrays
+from systol.commands.run import print_report
+from systol.report import make_report, write_json
+from systol.session import Device, ModelResult
+from systol.terminal import LateProgress, LateStatus, print_table, say
+from systol_compiler.model import CompiledModel
+from systol_hw.errors import InputError
+
+_INPUT, _OUTPUT = "image", "logits"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=("mlp", "cnn"), default="mlp", help="default: mlp")
+    parser.add_argument(
+        "--arch", default="edge16", metavar="NAME|FILE.toml", help="default: edge16"
+    )
+    parser.add_argument("--batch", type=positive, default=50, metavar="N", help="default: 50")
+    parser.add_argument(
+        "--images", type=positive, default=1000, metavar="N", help="test images (default: all)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("sim", "rtl"),
+        default="sim",
+        help="rtl: after the simulator, run some images on the RTL too and compare everything",
+    )
+    parser.add_argument(
+        "--rtl-images", type=positive, metavar="N", help="images for the RTL (default: one batch)"
+    )
+    parser.add_argument(
+        "--directory",
+        default="build/demo",
+        metavar="DIR",
+        help="where binary, images and counters are left (default: build/demo)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    name = f"mnist_{options.model}"
+    images, labels = bundled.test_images()
+    images, labels = images[: options.images], labels[: options.images]
+    device = Device("sim")
+    say(f"quantizing and compiling {name} for {options.arch} ...")
+    with LateStatus("compiling"):
+        model = compile(
+            bundled.model_path(name),
+            arch=options.arch,
+            calibration={_INPUT: bundled.calibration_images()},
+            batch=options.batch,
+        )
+    say(f"running {len(images)} test images on the simulator ...")
+    with LateProgress("images") as progress:
+        result = device.load(model).run({_INPUT: images}, progress=progress)
+    report = make_report(result)
+    accuracy = {
+        "images": len(images),
+        "float": _accuracy(_float_logits(name, images), labels),
+        "int8": _accuracy(result.outputs[_OUTPUT], labels),
+    }
+    files = _leave(Path(options.directory), name, model, images, report)
+    agreement = _run_rtl(options, model, images) if options.backend == "rtl" else None
+    if options.json:
+        figures: dict[str, Any] = {
+            "compiled": describe(model),
+            "accuracy": accuracy,
+            "report": report,
+            "rtl": agreement,
+        }
+        print(json.dumps(figures, indent=2))
+        return 0
+    print_table(("compiled", name), [(key, str(value)) for key, value in describe(model).items()])
+    print()
+    print_table(
+        ("accuracy", f"{len(images)} images"),
+        [
+            ("float32, ONNX Runtime", tables.percent(accuracy["float"])),
+            ("int8, Systol", tables.percent(accuracy["int8"])),
+        ],
+    )
+    print_report(report)
+    if agreement is not None:
+        print()
+        rows = [(key, tables.number(value)) for key, value in agreement.items()]
+        print_table(("sim and RTL agree", ""), rows)
+    _print_commands(files)
+    return 0
+
+
+def _run_rtl(options: argparse.Namespace, model: CompiledModel, images: Array) -> dict[str, int]:
+    """Run the first images on both executors; raises `DifferenceError` if anything differs."""
+    count = min(options.rtl_images or options.batch, len(images))
+    say(f"running {count} images on the RTL (the first time, Verilator builds it) ...")
+    results: list[ModelResult] = []
+    for backend in ("sim", "rtl"):
+        with LateProgress(f"images on {backend}") as progress:
+            results.append(
+                Device(backend)
+                .load(model)
+                .run({_INPUT: images[:count]}, keep_tensors=True, progress=progress)
+            )
+    agreement = check_agreement(*results)
+    return {
+        "images": count,
+        "output values, equal": agreement.output_values,
+        "int8 values, equal": agreement.tensor_values,
+        "counters, equal": agreement.counters,
+        "start and end cycles, equal": agreement.instruction_times,
+    }
+
+
+def _float_logits(name: str, images: Array) -> Array:
+    session = onnxruntime.InferenceSession(
+        str(bundled.model_path(name)), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run([_OUTPUT], {_INPUT: images})[0])
+
+
+def _accuracy(logits: Array, labels: Array) -> float:
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def _leave(
+    directory: Path, name: str, model: CompiledModel, images: Array, report: dict[str, Any]
+) -> dict[str, Path]:
+    """Write what the next commands start from."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be made: {error.strerror or error}") from error
+    files = {
+        "binary": directory / f"{name}.elf",
+        "images": directory / "images.npz",
+        "counters": directory / f"{name}.json",
+    }
+    model.save(files["binary"])
+    write_arrays(files["images"], {_INPUT: images})
+    write_json(files["counters"], report)
+    return files
+
+
+def _print_commands(files: dict[str, Path]) -> None:
+    binary, inputs, counters = files["binary"], files["images"], files["counters"]
+    trace = binary.with_suffix(".trace.json")
+    other = binary.with_suffix(".again.json")
+    systol = _program()
+    say("\nGo on with:")
+    for command in (
+        f"{systol} run {binary} --input {inputs} --trace {trace} --counters {other}",
+        f"{systol} compare {counters} {other}",
+        f"{systol} disasm {binary} | less",
+        f"{systol} check {binary}",
+        f"readelf -S -s {binary}",
+    ):
+        say(f"  {command}")
+
+
+def _program() -> str:
+    """How this command was called, so that what it suggests works in the same shell."""
+    called = Path(sys.argv[0])
+    if called.stem != "systol":
+        return "python -m systol"
+    return "systol" if shutil.which("systol") else str(called)
+
+
+COMMAND = Command(
+    name="demo",
+    help="compile a bundled model, run it on real images, read its counters",
+    description="Quantize a bundled MNIST model, compile it, run test images on the simulator, "
+    "and print accuracy and counters.",
+    add_arguments=add_arguments,
+    run=run,
+)

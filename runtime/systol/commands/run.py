@@ -1,0 +1,122 @@
+"""`systol run`: a binary and inputs in, outputs and counters out."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from systol import tables
+from systol.commands.registration import (
+    Array,
+    Command,
+    add_backend,
+    read_arrays,
+    write_arrays,
+)
+from systol.report import make_report, write_json
+from systol.session import Device
+from systol.terminal import LateProgress, print_table, say
+from systol.trace import make_trace
+from systol_compiler.model import CompiledModel
+from systol_hw.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("binary", metavar="BINARY", help="what `systol compile` made")
+    parser.add_argument(
+        "--input", required=True, metavar="X.npz", help="inputs by name (or X.npy for one input)"
+    )
+    parser.add_argument("--output", metavar="Y.npz", help="write the outputs, by name")
+    add_backend(parser)
+    parser.add_argument("--counters", metavar="C.json", help="write the performance report")
+    parser.add_argument("--trace", metavar="T.json", help="write a trace for Chrome or Perfetto")
+    parser.add_argument("--dump-tensors", metavar="DIR", help="write every int8 tensor to DIR")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    model = CompiledModel.load(options.binary)
+    names = [item.name for item in model.inputs]
+    inputs = read_arrays(options.input, names[0] if len(names) == 1 else None)
+    device = Device(options.backend)
+    if (options.counters or options.trace) and not device.backend.counts_cycles:
+        raise InputError(f"the {device.backend.name} backend counts no cycles; take sim or rtl")
+    with LateProgress("images") as progress:
+        result = device.load(model).run(
+            inputs, keep_tensors=bool(options.dump_tensors), progress=progress
+        )
+    if options.output:
+        write_arrays(options.output, result.outputs)
+        say(f"outputs: {options.output}")
+    if options.dump_tensors:
+        _dump(Path(options.dump_tensors), result.tensors)
+    counted = device.backend.counts_cycles and bool(model.machine_segments)
+    report = make_report(result) if counted else None
+    if options.counters:
+        write_json(options.counters, make_report(result))
+        say(f"counters: {options.counters}")
+    if options.trace:
+        write_json(options.trace, make_trace(result))
+        say(f"trace: {options.trace}")
+    outputs = [_summary(name, value) for name, value in result.outputs.items()]
+    if options.json:
+        print(json.dumps({"outputs": outputs, "report": report}, indent=2))
+        return 0
+    print_table(
+        ("output", "type", "shape", "least", "greatest"),
+        [tuple(str(value) for value in item.values()) for item in outputs],
+    )
+    if report is not None:
+        print_report(report)
+    return 0
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a performance report as tables."""
+    sections: Sequence[tuple[tuple[str, ...], list[tables.Row]]] = (
+        (("run", ""), tables.summary_rows(report)),
+        (tables.CATEGORY_HEADINGS, tables.category_rows(report)),
+        (tables.UNIT_HEADINGS, tables.unit_rows(report)),
+        (tables.LAYER_HEADINGS, tables.layer_rows(report)),
+        (("amount", "value", ""), tables.amount_rows(report)),
+    )
+    for headings, rows in sections:
+        if rows:
+            print()
+            print_table(headings, rows)
+
+
+def _summary(name: str, value: Array) -> dict[str, Any]:
+    finite = value.astype(np.float64)
+    return {
+        "name": name,
+        "type": value.dtype.name,
+        "shape": list(value.shape),
+        "least": float(f"{finite.min():.6g}"),
+        "greatest": float(f"{finite.max():.6g}"),
+    }
+
+
+def _dump(directory: Path, tensors: dict[str, Array]) -> None:
+    """One .npy a tensor; the index says which file holds which, as names may be no file names."""
+    index = {name: f"tensor{number}.npy" for number, name in enumerate(tensors)}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, file in index.items():
+            np.save(directory / file, tensors[name])
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written: {error.strerror or error}") from error
+    write_json(directory / "index.json", index)
+    say(f"tensors: {directory}")
+
+
+COMMAND = Command(
+    name="run",
+    help="run a binary on inputs",
+    description="Run a binary on inputs and print its counters.",
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,124 @@
+"""The executors of programs, behind one protocol and in one registry."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from systol_hw.errors import InputError, MissingToolError
+from systol_hw.program import Program
+from systol_sim.results import RunResult
+
+
+class Executor(Protocol):
+    """Something that runs a valid program from start to halt, bit for bit as docs/isa.md says.
+
+    All executors give equal final windows; those that count cycles give equal counters and times.
+    """
+
+    def __call__(
+        self, program: Program, contents: Mapping[str, np.ndarray], *, values: bool
+    ) -> RunResult:
+        """Run `program`, its host windows filled from `contents` by name (the rest is zero).
+
+        The program has been checked (`systol_sim.checker`). With `values` false only times and
+        counters are wanted, and an executor may leave the rest out.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One registered executor; `open` imports what it needs, or raises `MissingToolError`."""
+
+    name: str
+    doc: str
+    counts_cycles: bool
+    open: Callable[[], Executor]
+
+
+def _reference() -> Executor:
+    from systol_sim import reference
+
+    def run(
+        program: Program, contents: Mapping[str, np.ndarray], *, values: bool = True
+    ) -> RunResult:
+        return reference.run(program, dict(contents))
+
+    return run
+
+
+def _sim() -> Executor:
+    from systol_sim import simulator
+
+    def run(
+        program: Program, contents: Mapping[str, np.ndarray], *, values: bool = True
+    ) -> RunResult:
+        return simulator.run(program, contents, values=values, checked=True)
+
+    return run
+
+
+def _hardware(module: str) -> Executor:
+    """An executor of the hardware description; its packages are an extra of the installation."""
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        raise MissingToolError(
+            f"this backend needs the package {error.name}, which is not installed; "
+            "pip install 'systol[rtl]'"
+        ) from error
+
+    def run(
+        program: Program, contents: Mapping[str, np.ndarray], *, values: bool = True
+    ) -> RunResult:
+        result = imported.run(program, contents, checked=True, memories=False)
+        assert isinstance(result, RunResult)
+        return result
+
+    return run
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        backend.name: backend
+        for backend in (
+            Backend(
+                name="reference",
+                doc="plain numpy, instruction by instruction; counts no cycles",
+                counts_cycles=False,
+                open=_reference,
+            ),
+            Backend(
+                name="sim",
+                doc="the fast simulator: exact values, exact cycles",
+                counts_cycles=True,
+                open=_sim,
+            ),
+            Backend(
+                name="rtl",
+                doc="the hardware description itself, through Verilator",
+                counts_cycles=True,
+                open=partial(_hardware, "systol_sim.verilated"),
+            ),
+            Backend(
+                name="amaranth",
+                doc="the same in Amaranth's own simulator: no tools needed, and very slow",
+                counts_cycles=True,
+                open=partial(_hardware, "systol_sim.amaranth_sim"),
+            ),
+        )
+    }
+)
+"""Every executor by name."""
+
+
+def find_backend(name: str) -> Backend:
+    """The backend called `name`; raises `InputError` if there is none."""
+    if name not in BACKENDS:
+        raise InputError(f"no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -1,0 +1,94 @@
+"""Checks that generated pages are fresh: `python -m systol.docs_check [--write]`.
+
+The pages restate tables of the code. They are committed, so that they can be read without running
+anything, and this check fails where they no longer say what the code says.
+"""
+
+import argparse
+import ast
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from systol_hw.counters_page import counter_names, counters_page
+from systol_hw.isa_page import isa_page
+
+_SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
+_EXPECT = re.compile(r"^```expect\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_SHOWN_PINS = 3
+_STALE = 1
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """Every generated page of the source tree `root`, as it should be."""
+    return {
+        root / "docs" / "isa.md": isa_page(),
+        root / "docs" / "counters.md": counters_page(find_pins(root)),
+    }
+
+
+def find_pins(root: Path) -> dict[str, list[str]]:
+    """What pins each counter: micro-programs that expect a value of it, tests that name it.
+
+    At most a few are listed for each, micro-programs first.
+    """
+    pins: dict[str, list[str]] = {name: [] for name in counter_names()}
+    text = (root / "docs" / "microprograms.md").read_text(encoding="utf-8")
+    sections = _SECTION.split(text)[1:]
+    for number, body in zip(sections[::2], sections[1::2], strict=True):
+        for block in _EXPECT.findall(body):
+            for line in block.splitlines():
+                name = line.partition(" ")[0].partition("[")[0]
+                if name in pins and number not in pins[name]:
+                    pins[name].append(number)
+    # Counters are hardware's and the simulator's; elsewhere their names are only examples.
+    paths = [path for folder in ("hw", "sim") for path in (root / "tests" / folder).glob("*.py")]
+    for path in sorted(paths):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef) or not function.name.startswith("test_"):
+                continue
+            words = {n.value for n in ast.walk(function) if isinstance(n, ast.Constant)}
+            for name in pins:
+                # "cycles" alone is too common a word to mean the counter.
+                if "." in name and name in words:
+                    pins[name].append(f"`{path.stem}::{function.name}`")
+    return {name: found[:_SHOWN_PINS] for name, found in pins.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check or rewrite the pages; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m systol.docs_check", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="rewrite stale pages")
+    parser.add_argument(
+        "--root", type=Path, default=Path(__file__).parents[2], help="the source tree"
+    )
+    options = parser.parse_args(arguments)
+    stale = False
+    for path, text in pages(options.root).items():
+        committed = path.read_text(encoding="utf-8") if path.exists() else ""
+        if committed == text:
+            continue
+        name = path.relative_to(options.root)
+        if options.write:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {name}", file=sys.stderr)
+            continue
+        stale = True
+        difference = difflib.unified_diff(
+            committed.splitlines(keepends=True), text.splitlines(keepends=True),
+            f"{name} (committed)", f"{name} (generated)",
+        )  # fmt: skip
+        sys.stdout.writelines(difference)
+    if stale:
+        print(
+            "generated pages are stale; run `python -m systol.docs_check --write`",
+            file=sys.stderr,
+        )
+        return _STALE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

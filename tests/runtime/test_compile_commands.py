@@ -1,0 +1,142 @@
+"""`systol compile` and `systol demo`, from a model file to accuracy on real images."""
+
+import doctest
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import systol
+from systol import bundled, cli
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    path = tmp_path / "calibration.npz"
+    np.savez(path, image=bundled.calibration_images()[:50])
+    return path
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_a_model_compiles_runs_and_is_right(
+    tmp_path: Path, calibration: Path, capsys: Captured
+) -> None:
+    images, labels = bundled.test_images()
+    np.save(tmp_path / "images.npy", images[:40])
+    binary, outputs = tmp_path / "m.elf", tmp_path / "y.npz"
+    assert run(
+        "compile", bundled.model_path("mnist_mlp"), "--calibration", calibration,
+        "--batch", 20, "-o", binary,
+    ) == 0  # fmt: skip
+    assert "host segments" in capsys.readouterr().out
+    assert run("check", binary) == 0
+    assert run("run", binary, "--input", tmp_path / "images.npy", "--output", outputs) == 0
+    with np.load(outputs) as arrays:
+        assert (arrays["logits"].argmax(axis=1) == labels[:40]).mean() > 0.9
+    model = systol.load(binary)
+    assert model.batch == 20
+    report = systol.make_report(systol.Device("sim").run(model, {"image": images[:40]}))
+    macs = 784 * 256 + 256 * 128 + 128 * 10
+    assert report["units"]["matrix"]["amounts"]["useful_macs"]["value"] == 40 * macs
+
+
+def test_a_directory_of_files_calibrates_like_one_file(tmp_path: Path, capsys: Captured) -> None:
+    images = bundled.calibration_images()[:40]
+    directory = tmp_path / "samples"
+    directory.mkdir()
+    for number, part in enumerate(np.split(images, 4)):
+        np.save(directory / f"{number}.npy", part)
+    np.save(tmp_path / "all.npy", images)
+    binaries = []
+    for source in (directory, tmp_path / "all.npy"):
+        binary = tmp_path / f"{source.stem}.elf"
+        model = bundled.model_path("mnist_mlp")
+        assert run("compile", model, "--calibration", source, "-o", binary, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["output"] == str(binary)
+        binaries.append(binary.read_bytes())
+    assert binaries[0] == binaries[1]
+
+
+@pytest.mark.parametrize(
+    ("level", "text"), [("graph", "Gemm"), ("quantized", "i8["), ("asm", "matmul")]
+)
+def test_levels_are_printed_and_no_binary_is_written(
+    level: str, text: str, tmp_path: Path, calibration: Path, capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    model = bundled.model_path("mnist_mlp")
+    assert run("compile", model, "--calibration", calibration, "--emit", level) == 0
+    assert text in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [calibration]
+
+
+def test_a_model_without_calibration_is_refused(capsys: Captured) -> None:
+    assert run("compile", bundled.model_path("mnist_mlp"), "-o", "/none/x.elf") == 3
+    assert "sample inputs" in capsys.readouterr().err
+
+
+def test_strict_refuses_what_must_run_on_the_host(
+    tmp_path: Path, calibration: Path, capsys: Captured
+) -> None:
+    model = onnx.load(bundled.model_path("mnist_mlp"))
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["p"], axis=1))
+    model.graph.output[0].name = "p"
+    path, binary = tmp_path / "softmax.onnx", tmp_path / "m.elf"
+    onnx.save(model, path)
+    compile_ = ("compile", path, "--calibration", calibration, "-o", binary)
+    assert run(*compile_, "--strict") == 4
+    assert "Softmax" in capsys.readouterr().err
+    assert not binary.exists()
+    assert run(*compile_) == 0
+    assert "on the host: Softmax" in capsys.readouterr().err
+    images = bundled.test_images()[0][:3]
+    result = systol.Device("sim").run(systol.load(binary), {"image": images})
+    np.testing.assert_allclose(result.outputs["p"].sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_the_demo_is_as_accurate_as_float_and_its_files_run_again(
+    model: str, tmp_path: Path, capsys: Captured
+) -> None:
+    assert run("demo", "--model", model, "--images", 200, "--directory", tmp_path, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    accuracy = figures["accuracy"]
+    assert accuracy["float"] > 0.97
+    assert abs(accuracy["int8"] - accuracy["float"]) <= 0.01
+    again = tmp_path / "again.json"
+    binary, images = tmp_path / f"mnist_{model}.elf", tmp_path / "images.npz"
+    assert run("run", binary, "--input", images, "--counters", again) == 0
+    report = json.loads(again.read_text())
+    for name in ("cycles", "units", "array", "scalars", "layers"):
+        assert report[name] == figures["report"][name]
+
+
+def test_the_demo_prints_what_a_newcomer_looks_for(tmp_path: Path, capsys: Captured) -> None:
+    assert run("demo", "--images", 50, "--directory", tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert f"systol check {tmp_path / 'mnist_mlp.elf'}" in err
+    for text in ("float32, ONNX Runtime", "int8, Systol", "cycles per image", "at 50 MHz",
+                 "useful MACs", "array active", "weight stall"):  # fmt: skip
+        assert text in out
+
+
+@pytest.mark.slow
+@pytest.mark.verilator
+def test_the_demo_holds_the_rtl_to_the_simulator(tmp_path: Path, capsys: Captured) -> None:
+    arguments = ("demo", "--arch", "nano", "--batch", 1, "--images", 5, "--backend", "rtl")
+    assert run(*arguments, "--directory", tmp_path, "--json") == 0
+    agreement = json.loads(capsys.readouterr().out)["rtl"]
+    assert agreement["images"] == 1
+    assert agreement["counters, equal"] > 1000
+
+
+def test_the_package_documentation_is_true() -> None:
+    assert doctest.testmod(systol) == doctest.TestResults(failed=0, attempted=6)

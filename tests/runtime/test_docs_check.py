@@ -1,0 +1,46 @@
+"""Committed reference pages are fresh, and a stale one is shown and rewritten."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from systol import docs_check
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_committed_pages_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert docs_check.main([]) == 0, capsys.readouterr().out
+
+
+def test_stale_pages_are_shown_and_rewritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "tests").mkdir()
+    page = tmp_path / "docs" / "isa.md"
+    page.write_text(page.read_text().replace("`halt`", "`stop`"))
+    assert docs_check.main(["--root", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "-| [`stop`](#halt)" in out and "+| [`halt`](#halt)" in out
+    assert "--write" in err
+    assert docs_check.main(["--root", str(tmp_path), "--write"]) == 0
+    assert docs_check.main(["--root", str(tmp_path)]) == 0
+    assert "`stop`" not in page.read_text()
+
+
+def test_pins_come_from_micro_programs_and_tests(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "microprograms.md").write_text(
+        "# M\n\n## 4. First\n\n```expect\ncycles 3\nload.busy[2] 1\n```\n"
+        "\n## 9. Second\n\n```expect\nload.busy 1\nload.start 0\n```\n"
+    )
+    tests = tmp_path / "tests" / "sim"
+    tests.mkdir(parents=True)
+    (tests / "test_a.py").write_text('def test_b():\n    assert count("load.busy") == 1\n')
+    pins = docs_check.find_pins(tmp_path)
+    assert pins["load.busy"] == ["4", "9", "`test_a::test_b`"]
+    assert pins["load.start"] == ["9"]
+    assert pins["cycles"] == ["4"]
+    assert pins["store.busy"] == []

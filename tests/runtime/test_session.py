@@ -1,0 +1,252 @@
+"""A compiled model runs on every device: boundaries, batches, host segments, errors."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import systol
+from systol.agreement import check_agreement
+from systol.device import BACKENDS
+from systol.report import make_report
+from systol.selftest import BATCH, FEATURES, tiny_answer, tiny_input, tiny_model
+from systol.session import Device, ModelResult, add_counters
+from systol.trace import make_trace
+from systol_compiler.model import CompiledModel
+from systol_hw.arch import PRESETS
+from systol_hw.assembly import assemble
+from systol_hw.counter_categories import CATEGORIES
+from systol_hw.errors import (
+    DifferenceError,
+    InputError,
+    InvalidProgramError,
+    MachineFaultError,
+)
+from systol_hw.faults import Fault, FaultCause, Unit
+from systol_hw.program import Program, make_program
+
+_NEEDS = {"rtl": [pytest.mark.verilator], "amaranth": [pytest.mark.slow]}
+BACKEND_PARAMETERS = [
+    pytest.param(name, marks=_NEEDS.get(name, [])) for name in BACKENDS
+]
+
+
+@pytest.fixture(scope="module")
+def result() -> ModelResult:
+    return Device("sim").load(tiny_model()).run({"x": tiny_input()}, keep_tensors=True)
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMETERS)
+def test_every_backend_gives_the_known_answer(backend: str) -> None:
+    x = tiny_input()
+    given = Device(backend).run(tiny_model(), {"x": x}).outputs["y"]
+    assert given.dtype == np.float32
+    np.testing.assert_array_equal(given, tiny_answer(x))
+
+
+def test_the_known_answer_saturates_at_both_ends_and_has_values_between() -> None:
+    answer = tiny_answer(tiny_input())
+    assert len(np.unique(answer)) > FEATURES / 2
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 7])
+def test_any_number_of_items_runs_in_batches(items: int) -> None:
+    x = np.random.default_rng(items).normal(0, 2, (items, FEATURES)).astype(np.float32)
+    seen: list[tuple[int, int]] = []
+    session = Device("reference").load(tiny_model())
+    result = session.run({"x": x}, keep_tensors=True, progress=lambda *at: seen.append(at))
+    np.testing.assert_array_equal(result.outputs["y"], tiny_answer(x))
+    assert result.runs == -(-items // BATCH) == len(seen)
+    assert seen[-1] == (items, items)
+    assert result.tensors["x_q"].shape == (items, FEATURES)
+
+
+def test_a_host_segment_runs_behind_the_machine() -> None:
+    x = tiny_input()
+    model = tiny_model(host_segment=True)
+    given = Device("reference").run(model, {"x": x}).outputs["p"]
+    y = tiny_answer(x)
+    expected = np.exp(y - y.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, r"input 'x' is missing; give it as float32 \[n, 8\]"),
+        ({"z": np.zeros((2, 8))}, "no input 'z'; its inputs are x"),
+        ({"x": np.zeros((2, 7))}, r"must be float32 \[n, 8\], not \[2, 7\]"),
+        ({"x": np.zeros(8)}, r"must be float32 \[n, 8\], not \[8\]"),
+        ({"x": np.zeros((0, 8))}, r"not \[0, 8\]"),
+        ({"x": np.zeros((2, 8), np.complex64)}, "not of type complex64"),
+        ({"x": np.array([["a"] * 8])}, "not of type <U1"),
+        ({"x": np.full((2, 8), np.nan)}, "input 'x'.*must not contain NaN"),
+    ],
+)
+def test_wrong_inputs_are_named(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Device("reference").run(tiny_model(), inputs)
+
+
+def test_other_number_types_are_taken_as_float32() -> None:
+    x = np.arange(16).reshape(2, 8) - 8
+    expected = tiny_answer(x.astype(np.float32))
+    for dtype in (np.float64, np.int8, np.int64):
+        given = Device("reference").run(tiny_model(), {"x": x.astype(dtype)}).outputs["y"]
+        np.testing.assert_array_equal(given, expected)
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(InputError, match="no backend is called 'gpu'; there are reference, sim"):
+        Device("gpu")
+
+
+def with_program(program: Program) -> CompiledModel:
+    model = tiny_model()
+    segment = dataclasses.replace(model.machine_segments[0], program=program, layers=())
+    return dataclasses.replace(model, segments=(segment,))
+
+
+def test_a_session_refuses_an_invalid_program() -> None:
+    windows = tiny_model().machine_segments[0].program.windows
+    program = make_program(PRESETS["nano"], assemble("write_host window=1\nhalt"), windows=windows)
+    with pytest.raises(InvalidProgramError):
+        Device("reference").load(with_program(program))
+
+
+def test_a_fault_names_cause_instruction_and_layer() -> None:
+    device = Device("sim")
+    healthy = device.executor
+
+    def faulting(*arguments: Any, **options: Any) -> Any:
+        fault = Fault(cause=FaultCause.ADDRESS, unit=Unit.LOAD, pc=1, cycle=30)
+        return dataclasses.replace(healthy(*arguments, **options), fault=fault)
+
+    device.executor = faulting
+    expected = r"address in load at pc 1, cycle 30 \(read_host .*; layer 'linear'\)"
+    with pytest.raises(MachineFaultError, match=expected):
+        device.run(tiny_model(), {"x": tiny_input()})
+
+
+def test_report_figures_follow_from_the_layer(result: ModelResult) -> None:
+    report = make_report(result)
+    macs = BATCH * FEATURES * FEATURES
+    matrix = report["units"]["matrix"]
+    assert matrix["amounts"]["useful_macs"] == {"value": macs, "measure": "MACs"}
+    assert report["units"]["load"]["amounts"]["host_bytes"]["value"] == BATCH * FEATURES
+    assert report["useful_mac_share"] == macs / (report["cycles"] * 64)
+    assert report["seconds"] == report["cycles"] / PRESETS["nano"].clock_hz
+    assert report["images_per_second"] == pytest.approx(BATCH / report["seconds"])
+    assert sum(report["array"]["categories"].values()) == report["cycles"]
+    for unit in report["units"].values():
+        assert sum(unit["states"].values()) == report["cycles"]
+
+
+def test_layers_are_charged_to_their_names(result: ModelResult) -> None:
+    layers = {tuple(entry["layers"]): entry for entry in make_report(result)["layers"]}
+    matrix = layers[("linear",)]["units"]["matrix"]
+    assert matrix["states"]["busy"] == BATCH
+    total = sum(entry["units"]["control"]["states"]["busy"] for entry in layers.values())
+    assert total == make_report(result)["units"]["control"]["states"]["busy"]
+
+
+def test_several_runs_add_up() -> None:
+    x = np.concatenate([tiny_input()] * 3)
+    once = make_report(Device("sim").run(tiny_model(), {"x": tiny_input()}))
+    thrice = make_report(Device("sim").run(tiny_model(), {"x": x}))
+    assert thrice["cycles"] == 3 * once["cycles"]
+    assert thrice["cycles_per_image"] == once["cycles_per_image"]
+    for name, unit in once["units"].items():
+        for state, cycles in unit["states"].items():
+            assert thrice["units"][name]["states"][state] == 3 * cycles
+    peak = "peak_queue_load"
+    assert thrice["scalars"][peak] == once["scalars"][peak] != {"value": 0}
+
+
+def test_unknown_amounts_stay_unknown_when_added(result: ModelResult) -> None:
+    counters = result.segments[0].counters
+    assert counters is not None
+    unknown = dataclasses.replace(counters, amounts=np.full_like(counters.amounts, -1))
+    total = add_counters(counters, unknown)
+    assert total is not None
+    assert (total.amounts == -1).all()
+
+
+def test_categories_hold_every_state_once() -> None:
+    from systol_hw.counters import UNIT_STATES
+
+    states = [state for category in CATEGORIES for state in category.states]
+    assert sorted(states) == sorted(state.name for state in UNIT_STATES[Unit.MATRIX])
+
+
+def test_the_reference_has_no_report() -> None:
+    result = Device("reference").run(tiny_model(), {"x": tiny_input()})
+    with pytest.raises(InputError, match="reference backend counts no cycles"):
+        make_report(result)
+    with pytest.raises(InputError, match="counts no cycles"):
+        make_trace(result)
+
+
+def test_the_trace_has_a_slice_for_every_instruction(result: ModelResult) -> None:
+    events = make_trace(result)["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    program = result.segments[0].segment.program
+    assert [event["args"]["pc"] for event in slices] == list(range(len(program.code)))
+    clock = PRESETS["nano"].clock_hz
+    for event in slices:
+        begin, end = event["args"]["start_cycle"], event["args"]["end_cycle"]
+        assert event["ts"] == pytest.approx(begin * 1e6 / clock)
+        assert event["dur"] == pytest.approx((end - begin + 1) * 1e6 / clock)
+    tracks = [event for event in events if event["name"] == "thread_name"]
+    assert {event["args"]["name"] for event in tracks} == {unit.name.lower() for unit in Unit}
+
+
+def test_agreement_counts_what_it_compared(result: ModelResult) -> None:
+    again = Device("sim").load(tiny_model()).run({"x": tiny_input()}, keep_tensors=True)
+    agreement = check_agreement(result, again)
+    assert agreement.output_values == BATCH * FEATURES
+    assert agreement.tensor_values == 2 * BATCH * FEATURES
+    assert agreement.counters > 1000
+    assert agreement.instruction_times == 2 * len(result.segments[0].segment.program.code)
+
+
+@pytest.mark.parametrize("what", ["output", "tensor", "counter", "time"])
+def test_any_difference_is_found(result: ModelResult, what: str) -> None:
+    again = Device("sim").load(tiny_model()).run({"x": tiny_input()}, keep_tensors=True)
+    counters, times = again.segments[0].counters, again.segments[0].first.times
+    assert counters is not None and times is not None
+    if what == "output":
+        again.outputs["y"][0, 0] += 1
+    elif what == "tensor":
+        again.tensors["y_q"][1, 1] ^= 1
+    elif what == "counter":
+        counters.states[Unit.LOAD, 1, 1] += 1
+    else:
+        times[3, 1] += 1
+    with pytest.raises(DifferenceError, match="bug in Systol"):
+        check_agreement(result, again)
+
+
+@pytest.mark.verilator
+def test_sim_and_rtl_agree_in_everything(result: ModelResult) -> None:
+    rtl = Device("rtl").load(tiny_model()).run({"x": tiny_input()}, keep_tensors=True)
+    assert check_agreement(result, rtl).counters > 1000
+
+
+def test_a_host_graph_that_onnx_runtime_refuses_is_an_input_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(InputError, match="cannot run here: no such kernel"):
+        Device("reference").load(tiny_model(host_segment=True))
+
+
+def test_everything_public_is_there() -> None:
+    for name in systol.__all__:
+        assert hasattr(systol, name)

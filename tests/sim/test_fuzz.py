@@ -1,0 +1,157 @@
+"""The fuzzer agrees with itself, and finds, shrinks and keeps what is planted."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from systol_hw.faults import Unit
+from systol_hw.isa import decode
+from systol_hw.program import Program
+from systol_sim.checker import check
+from systol_sim.comparison import differences
+from systol_sim.coverage import Coverage, goals
+from systol_sim.footprint import UB, footprint
+from systol_sim.fuzz import DEFAULT_EXECUTORS, compare_executors, fuzz, refer, simulate
+from systol_sim.generate import generate
+from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.results import RunResult
+from systol_sim.shrink import read_reproducer, shrink, write_reproducer
+
+
+def test_executors_agree_on_random_programs() -> None:
+    report = fuzz(48, 0)
+    assert not report.mismatches, report.format(coverage=False)
+    assert report.programs == 48 and report.faulting > 0
+
+
+def test_two_processes_find_the_same() -> None:
+    one, two = fuzz(6, 300), fuzz(6, 300, processes=2)
+    assert one.coverage.counts == two.coverage.counts
+    assert (one.cycles, one.faulting) == (two.cycles, two.faulting)
+
+
+@pytest.mark.slow
+def test_random_programs_reach_everything() -> None:
+    report = fuzz(1200, 10_000)
+    assert not report.mismatches, report.format(coverage=False)
+    assert not report.coverage.missing(), report.coverage.format()
+
+
+def _wrong_copy(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+    """The reference, but every `copy` to an odd address is off by one in its first byte."""
+    result = refer(program, contents)
+    for row in program.code:
+        item = decode(row.tobytes())
+        if item.operation.name == "copy" and item["out_address"] % 2:
+            result.memories["ub"][item["out_address"]] ^= 1
+    return result
+
+
+def _late(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+    """The simulator, but every matmul ends a cycle late."""
+    result = simulate(program, contents)
+    assert result.times is not None
+    for pc, row in enumerate(program.code):
+        if decode(row.tobytes()).unit is Unit.MATRIX:
+            result.times[pc, 1] += 1
+    return result
+
+
+def test_planted_value_errors_are_found_and_shrunk(tmp_path: Path) -> None:
+    executors = {"sim": simulate, "wrong": _wrong_copy}
+    report = fuzz(6, 40, executors=executors, faulting=0.0, directory=tmp_path)
+    assert report.mismatches
+    for found in report.mismatches:
+        assert any(line.startswith("sim / wrong: ub: ") for line in found.lines)
+        # A copy needs its operand written, perhaps by a matmul on loaded bytes, and no more.
+        assert found.instructions <= 8, found
+        assert found.reproducer is not None
+        case = read_reproducer(found.reproducer)
+        check(case.program)
+        assert compare_executors(case, executors)[0], "the reproducer shows the difference"
+        assert not compare_executors(case, DEFAULT_EXECUTORS)[0]
+    assert found.machine in report.format()
+
+
+def test_planted_timing_errors_are_found() -> None:
+    lines, _ = compare_executors(generate(FUZZ_MACHINES[1], 3), {"sim": simulate, "late": _late})
+    assert lines and all("end" in line for line in lines)
+
+
+def test_raising_executors_are_mismatches() -> None:
+    def broken(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+        raise ZeroDivisionError("planted")
+
+    lines, base = compare_executors(generate(FUZZ_MACHINES[1], 3), {"a": simulate, "b": broken})
+    assert lines == ["b raised ZeroDivisionError: planted"] and base is not None
+
+
+def test_shrinking_keeps_tokens_consistent() -> None:
+    case = generate(FUZZ_MACHINES[1], 11)
+
+    def stores(other: object) -> bool:
+        assert isinstance(other, type(case))
+        check(other.program)
+        names = [decode(row.tobytes()).operation.name for row in other.program.code]
+        return "requantize" in names and "write_host" in names
+
+    assert stores(case)
+    short = shrink(case, stores)
+    assert len(short.program.code) < 12
+    assert stores(short)
+
+
+def test_reproducers_round_trip(tmp_path: Path) -> None:
+    case = generate(FUZZ_MACHINES[4], 2)
+    path = write_reproducer(tmp_path, "case", case, ["first; second", "third\nfourth"])
+    back = read_reproducer(path)
+    assert np.array_equal(back.program.code, case.program.code)
+    assert np.array_equal(back.program.weight_image, case.program.weight_image)
+    assert back.program.arch == case.program.arch
+    assert back.program.windows == case.program.windows
+    assert {k: v.tobytes() for k, v in back.contents.items()} == {
+        k: v.tobytes() for k, v in case.contents.items()
+    }
+
+
+def test_every_kind_of_difference_is_reported() -> None:
+    case = generate(FUZZ_MACHINES[1], 1)
+    a = simulate(case.program, case.contents)
+
+    def changed(**values: object) -> list[str]:
+        other = simulate(case.program, case.contents)
+        return differences(case.program, a, dataclasses.replace(other, **values))  # type: ignore[arg-type]
+
+    assert changed() == []
+    assert a.counters is not None and a.times is not None
+    windows = [window.copy() for window in a.windows]
+    windows[0][7] ^= 1
+    assert changed(windows=windows)[0].startswith("w0: 1 differ, the first at [7]")
+    times = a.times.copy()
+    times[4, 0] += 1
+    assert changed(times=times)[0].startswith("time of pc 4: start")
+    states = a.counters.states.copy()
+    states[Unit.LOAD, 0, 0] += 1
+    assert "load.idle tag 0" in changed(counters=dataclasses.replace(a.counters, states=states))[0]
+    assert changed(interrupts=[*a.interrupts, 1])[0].startswith("interrupts: ")
+    untouched = a.memories["ub"].copy()
+    mask = np.ones(untouched.size, bool)
+    for row in case.program.code:
+        for region in footprint(decode(row.tobytes()), case.program.arch).writes:
+            if region.space == UB:
+                mask[region.index()] = False
+    untouched[mask] ^= 0xFF
+    assert mask.any() and changed(memories={**a.memories, "ub": untouched}) == []
+
+
+def test_coverage_names_what_was_not_reached() -> None:
+    coverage = Coverage()
+    assert set(coverage.missing()) == set(goals())
+    case = generate(FUZZ_MACHINES[1], 1)
+    coverage.add(case.program, simulate(case.program, case.contents))
+    missing = coverage.missing()
+    assert "operation halt" not in missing and "fault watchdog in control" in missing
+    assert "never: fault watchdog in control" in coverage.format()
