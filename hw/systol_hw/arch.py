@@ -7,6 +7,7 @@ program in the same number of cycles, whichever executor runs it.
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from fractions import Fraction
@@ -307,14 +308,21 @@ def _check_keys(place: str, cls: type, values: dict[str, Any]) -> None:
 
 def _port_from_dict(place: str, values: dict[str, Any]) -> MemoryPort:
     _check_keys(place, MemoryPort, values)
-    try:
-        return MemoryPort(
-            width_bytes=int(values["width_bytes"]),
-            bytes_per_cycle=Fraction(values["bytes_per_cycle"]),
-            latency_cycles=int(values["latency_cycles"]),
+    for name in ("width_bytes", "latency_cycles"):
+        if type(values[name]) is not int:
+            raise ConfigurationError(f"{place}: {name} must be an integer, not {values[name]!r}")
+    rate = values["bytes_per_cycle"]
+    # Digits alone: `Fraction` would also take "1e999999999" and never come back.
+    if not re.fullmatch(r"[0-9]{1,9}(/[0-9]{1,9})?", str(rate)) or str(rate).endswith("/0"):
+        raise ConfigurationError(
+            f"{place}: bytes_per_cycle must be a whole number or a fraction such as \"340/7\", "
+            f"not {rate!r}"
         )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConfigurationError(f"{place}: {error}") from error
+    return MemoryPort(
+        width_bytes=values["width_bytes"],
+        bytes_per_cycle=Fraction(str(rate)),
+        latency_cycles=values["latency_cycles"],
+    )
 
 
 def load_arch(name_or_path: str | Path) -> Arch:

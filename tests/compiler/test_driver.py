@@ -34,6 +34,7 @@ from systol_compiler.quantized import (
     window_output_size,
 )
 from systol_hw.arch import PRESETS, Arch
+from systol_hw.assembly import assemble_code
 from systol_hw.errors import InputError, UnsupportedModelError
 from systol_hw.faults import Unit
 from systol_sim import reference, simulator
@@ -314,9 +315,33 @@ def test_many_images_do_not_overflow_tokens_or_need_barriers() -> None:
     assert_exact(graph, model, rng)
 
 
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 1000), size=st.tuples(st.integers(20, 40), st.integers(20, 40)),
+    channels=st.integers(1, 4), kernel=pairs, strides=pairs, around=pads, dilations=pairs,
+    batch=st.integers(1, 2), shown=st.booleans(),
+)
+def test_images_larger_than_the_buffer_stream_through_it(
+    seed: int, size: tuple[int, int], channels: int, kernel: tuple[int, int],
+    strides: tuple[int, int], around: tuple[int, int, int, int], dilations: tuple[int, int],
+    batch: int, shown: bool,
+) -> None:
+    rng = np.random.default_rng(seed)
+    builder = Builder(rng, (batch, *size, channels))
+    builder.conv(9, kernel, (1, 1), around, dilations)
+    middle = builder.last.name
+    builder.conv(5, (3, 3), strides, (1, 1, 1, 1), (1, 1))
+    builder.pool((2, 2), (2, 2), (0, 0, 0, 0), (1, 1))
+    graph = builder.graph((middle,) if shown else ())
+    machine = dataclasses.replace(NANO, name="small", ub_bytes=4096)
+    model = compile_quantized(graph, arch=machine, options=FAST)
+    assert any("streamed" in choice for choice in model.report["choices"])
+    assert_exact(graph, model, rng)
+
+
 def test_too_large_image_is_refused_with_its_sizes() -> None:
     builder = Builder(np.random.default_rng(8), (1, 64, 64, 8))
-    builder.conv(4, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+    builder.pool((2, 2), (2, 2), (0, 0, 0, 0), (1, 1))
     with pytest.raises(UnsupportedModelError, match=r"layer 'l0'.*32768 bytes.*16384"):
         compile_quantized(builder.graph(), arch=NANO, options=FAST)
 
@@ -346,6 +371,8 @@ def test_mlp_keeps_the_array_of_edge32_busy() -> None:
     useful = result.counters.amount(Unit.MATRIX, "useful_macs")
     assert useful == 64 * (784 * 256 + 256 * 128 + 128 * 10)
     assert useful / (result.counters.cycles * 1024) >= 0.75
+    # Parameters and accumulators lie where the matrix unit does not keep the vector unit waiting.
+    assert result.counters.state(Unit.VECTOR, "wait_bank") == 0
 
 
 def _softmax_model() -> onnx.ModelProto:
@@ -388,6 +415,15 @@ def test_every_level_prints(level: str) -> None:
         "asm": "halt",
     }
     assert expected[level] in text
+
+
+def test_emitted_assembly_is_the_program() -> None:
+    data = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+    arguments = {"arch": NANO, "calibration": data}
+    text = emit_level("asm", _softmax_model(), **arguments)
+    model = compile_model(_softmax_model(), **arguments)  # type: ignore[arg-type]
+    assert "; layer product" in text
+    np.testing.assert_array_equal(assemble_code(text), model.machine_segments[0].program.code)
 
 
 def test_unknown_level_and_bad_batch_are_refused() -> None:

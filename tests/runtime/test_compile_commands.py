@@ -139,4 +139,4 @@ def test_the_demo_holds_the_rtl_to_the_simulator(tmp_path: Path, capsys: Capture
 
 
 def test_the_package_documentation_is_true() -> None:
-    assert doctest.testmod(systol) == doctest.TestResults(failed=0, attempted=6)
+    assert doctest.testmod(systol) == doctest.TestResults(failed=0, attempted=8)

@@ -152,8 +152,9 @@ class Counters(Component):
     clear, clear_address : In
         While not running, zeroes one address; once zeroes the scalars.
     read_group, read_tag, read_code, read_data
-        While not running, from four cycles after the run on: the value appears `COUNTER_READ_LATENCY_CYCLES`
-        after the address. In group 31, `read_code` is the scalar's index.
+        While not running, from four cycles after the run on; the value appears
+        `registers.COUNTER_READ_LATENCY_CYCLES` after the address. In group 31, `read_code` is the
+        scalar's index.
     """
 
     def __init__(self, arch: Arch):

@@ -5,7 +5,7 @@ Ref: docs/timing.md, section 7.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import bits_for
 
@@ -71,24 +71,29 @@ class VectorEngine(Component):
         m.submodules.buffer = buffer = WriteBuffer(arch)
         connect(m, buffer.ub_write, flipped(self.ub_write))
 
-        # Cycles until the entry is free, and until the lanes are empty; both set by a tap.
+        # The entry counts down from all ones and is free at `free`; the lanes are empty once no
+        # cycle of occupation is on its way through them. Neither is cleared by a tap: that would
+        # become a synchronous reset that depends on the register, which ABC9 takes for a loop.
         slot = arch.vector_slot_cycles
-        occupied = Signal(range(slot))
-        filled = Signal(range(slot + VECTOR_PIPELINE_CYCLES))
-        performed, tap = Signal(), Signal()
-        m.d.comb += tap.eq(performed & ~walker.parameters)
+        bits = bits_for(slot - 1)
+        free = (1 << bits) - slot
+        occupied = Signal(bits, init=free)
+        filled = Signal(VECTOR_PIPELINE_CYCLES)
+        performed, tap, entering = Signal(), Signal(), Signal()
+        m.d.comb += [
+            tap.eq(performed & ~walker.parameters),
+            entering.eq(tap | (occupied != free)),
+        ]
+        m.d.sync += filled.eq(Cat(entering, filled))
         with m.If(tap):
-            m.d.sync += [occupied.eq(slot - 1), filled.eq(slot + VECTOR_PIPELINE_CYCLES - 1)]
-        with m.Else():
-            with m.If(occupied != 0):
-                m.d.sync += occupied.eq(occupied - 1)
-            with m.If(filled != 0):
-                m.d.sync += filled.eq(filled - 1)
+            m.d.sync += occupied.eq((1 << bits) - 1)
+        with m.Elif(occupied != free):
+            m.d.sync += occupied.eq(occupied - 1)
 
         admitted, granted = Signal(), Signal()
-        with m.If(occupied != 0):
+        with m.If(occupied != free):
             m.d.comb += engine.state.eq(STATES["busy"])
-        with m.Elif(walker.parameters & (filled != 0)):
+        with m.Elif(walker.parameters & filled.any()):
             m.d.comb += engine.state.eq(STATES["wait_lanes"])
         with m.Elif(walker.tap_last & (self.held_rows == arch.vector_write_rows)):
             m.d.comb += engine.state.eq(STATES["wait_buffer"])
@@ -119,7 +124,7 @@ class VectorEngine(Component):
             walker.start.eq(engine.start),
             walker.word.eq(engine.word),
             walker.advance.eq(performed),
-            engine.ready.eq(filled == 0),
+            engine.ready.eq(~filled.any()),
             engine.performed.eq(performed),
             engine.last.eq(walker.last),
             engine.end.eq(buffer.end),
