@@ -8,7 +8,9 @@ from typing import Any, Final
 import onnx
 
 from systol_compiler.calibration import CalibrationData
+from systol_compiler.emit import EmittedProgram
 from systol_compiler.frontend import quantize_model
+from systol_compiler.graph import Graph
 from systol_compiler.importer import ModelSource
 from systol_compiler.model import CompiledModel, MachineSegment
 from systol_compiler.quantized import QuantizedGraph
@@ -16,8 +18,8 @@ from systol_compiler.quantizer import QuantizationOptions
 from systol_compiler.report import build_report
 from systol_compiler.search import BackendResult, Choice, build, search
 from systol_hw.arch import Arch
+from systol_hw.assembly import format_word
 from systol_hw.errors import InputError, UnsupportedModelError
-from systol_hw.isa import decode
 from systol_sim.checker import check
 
 LEVELS: Final = ("graph", "quantized", "tiled", "scheduled", "asm")
@@ -130,7 +132,7 @@ def compile_quantized(
     see("allocated", result.plan)
     see("scheduled", result.order)
     check(result.emitted.program)
-    see("asm", Assembly(result))
+    see("asm", Assembly(result.emitted))
     return _assemble(graph, arch, result)
 
 
@@ -147,14 +149,11 @@ def emit_level(level: str, model: ModelSource, **arguments: Any) -> str:
     texts: list[str] = []
 
     def collect(name: str, value: object) -> None:
-        if name == level or (level == "graph" and name not in LEVELS and not texts_closed):
-            if level == "graph":
-                texts.clear()
+        if level == "graph" and isinstance(value, Graph):
+            texts[:] = [str(value)]  # the last pass's is the level
+        elif level == name:
             texts.append(str(value))
-        if name == "quantized":
-            texts_closed.append(True)
 
-    texts_closed: list[bool] = []
     compile_model(model, observer=collect, **arguments)
     return "\n".join(texts)
 
@@ -165,20 +164,17 @@ def _ignore(name: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Assembly:
-    """The emitted program; `str` is one line for each instruction."""
+    """The emitted program; `str` is its assembler text, with the layers as comments."""
 
-    result: BackendResult
+    emitted: EmittedProgram
 
     def __str__(self) -> str:
+        names = {item.first: item.layer for item in self.emitted.layers}
         lines = []
-        for pc, data in enumerate(self.result.emitted.program.code):
-            item = decode(data.tobytes())
-            fields = " ".join(
-                f"{field.name}={item[field.name]}"
-                for field in item.operation.fields
-                if item[field.name] != field.default
-            )
-            lines.append(f"{pc:6}  {item.operation.name} {fields}".rstrip())
+        for pc, data in enumerate(self.emitted.program.code):
+            if pc in names:
+                lines.append(f"; layer {names[pc]}")
+            lines.append(format_word(data.tobytes()))
         return "\n".join(lines)
 
 

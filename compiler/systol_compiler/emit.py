@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_compiler.memory_plan import MemoryPlan, WeightImage
+from systol_compiler.memory_plan import MemoryPlan
 from systol_compiler.model import Binding, LayerRange
 from systol_compiler.quantized import QuantizedGraph
 from systol_compiler.schedule import Schedule
 from systol_compiler.tokens import BARRIER, synchronize
+from systol_compiler.weight_image import WeightImage
 from systol_compiler.work import Work
 from systol_hw.arch import TAGS, WINDOWS, Arch
 from systol_hw.errors import UnsupportedModelError
@@ -81,10 +82,12 @@ def emit(
     _close(ranges, works, current, first, len(code), tag)
     code.append(instruction("halt"))
     network = plan.groups[0]
+    padding = np.zeros(image.end - image.data.size, np.uint8)
     program = make_program(
         arch,
         code,
-        weight_image=image.data if image.data.size else np.zeros(1, np.uint8),
+        weight_image=np.concatenate([image.data, padding]),
+        spare_weight_bytes=plan.spills.size_bytes,
         windows=tuple(
             Window(name=name, size_bytes=graph.tensors[name].size_bytes) for name in windows
         ),

@@ -1,7 +1,7 @@
 """Fields of the instructions of one step: pure address arithmetic from shapes."""
 
-from systol_compiler.memory_plan import WeightPlace
 from systol_compiler.tiling import Chunk, Step, TiledWork
+from systol_compiler.weight_image import WeightPlace
 from systol_compiler.work import MatrixWork, PoolWork
 from systol_hw.arch import Arch
 from systol_hw.isa import Instruction, instruction
@@ -113,6 +113,11 @@ def _k_last(work: MatrixWork, step: Step, arch: Arch) -> int:
 
 def _n_last(work: MatrixWork, step: Step, arch: Arch) -> int:
     return min(arch.columns, work.out_channels - step.tiles[-1] * arch.columns)
+
+
+def first_line(work: MatrixWork, chunk: Chunk) -> int:
+    """The first line of its plane that a chunk reads."""
+    return max(chunk.product_rows[0] * work.steps[0] - work.pads[0], 0)
 
 
 def last_line(work: MatrixWork, chunk: Chunk) -> int:

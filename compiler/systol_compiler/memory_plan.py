@@ -1,86 +1,27 @@
-"""Decides what lies where: groups of images, buffers in the unified buffer, the weight image."""
+"""Decides what lies where: groups of images, buffers in the unified buffer, spills."""
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from systol_compiler.allocate import Allocation, Request, allocate
 from systol_compiler.lowering import lower
 from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.spill import (
+    NO_SPILLS,
+    STAGES,
+    Spills,
+    can_stream,
+    plan_spills,
+    stage_bytes,
+    stage_key,
+)
+from systol_compiler.tiling import TiledNetwork, TilingOptions, tile
 from systol_compiler.work import LoweredNetwork, MatrixWork
 from systol_hw.arch import PARAMETER_BYTES, Arch
 from systol_hw.errors import UnsupportedModelError
 
 _RESIDENT_SHARE = 8
 """All layers' parameters stay in the unified buffer if they take at most one part in so many."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightPlace:
-    """Where a work's weights lie in weight memory: tile rows of `pitch` bytes.
-
-    The tile of column tile n and reduction row k begins at `address + n * tile_stride + k * pitch`.
-    """
-
-    address: int
-    pitch: int
-    tile_stride: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WeightImage:
-    """Weight memory without the code: parameters of all works, then their weights.
-
-    `parameters` and `weights` are by work name; `parameter_bytes` is the size of the part at the
-    front that holds all parameters.
-    """
-
-    data: npt.NDArray[np.uint8]
-    parameters: Mapping[str, int]
-    parameter_bytes: int
-    weights: Mapping[str, WeightPlace]
-
-
-def build_weight_image(network: LoweredNetwork, arch: Arch) -> WeightImage:
-    """Lay out parameters and weights in the order in which layers use them.
-
-    A tile row is one run of the weight port. Its pitch is a multiple of the port's width, or a
-    power of two below it, so that no row touches more aligned words than it must.
-    """
-    works = [work for work in network.works if isinstance(work, MatrixWork)]
-    parts: list[npt.NDArray[np.uint8]] = []
-    parameters: dict[str, int] = {}
-    end = 0
-    for work in works:
-        parameters[work.name] = end
-        parts.append(work.parameters())
-        end += parts[-1].size
-    parameter_bytes = end
-    places: dict[str, WeightPlace] = {}
-    width = arch.weight_port.width_bytes
-    for work in works:
-        padding = -end % max(64, arch.burst_bytes)
-        parts.append(np.zeros(padding, np.uint8))
-        end += padding
-        live = min(work.out_channels, arch.columns)
-        pitch = -(-live // width) * width if live >= width else 1 << (live - 1).bit_length()
-        tiles = -(-work.out_channels // arch.columns)
-        reduction = work.weights.reshape(-1, work.out_channels)
-        stored = np.zeros((tiles, len(reduction), pitch), np.int8)
-        for tile in range(tiles):
-            columns = reduction[:, tile * arch.columns : (tile + 1) * arch.columns]
-            stored[tile, :, : columns.shape[1]] = columns
-        places[work.name] = WeightPlace(
-            address=end, pitch=pitch, tile_stride=len(reduction) * pitch
-        )
-        parts.append(stored.reshape(-1).view(np.uint8))
-        end += stored.size
-    data = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
-    return WeightImage(
-        data=data, parameters=parameters, parameter_bytes=parameter_bytes, weights=places
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +35,9 @@ class MemoryPlan:
     groups: tuple[LoweredNetwork, ...]
     allocation: Allocation
     resident: bool
+    spills: Spills = NO_SPILLS
+    tiling: TilingOptions | None = None
+    """How the works must be tiled for the stages to suffice; None if nothing streams."""
 
     def address(self, group: int, name: str) -> int:
         """Where the buffer `name` of a group lies."""
@@ -111,7 +55,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         sizes = ", ".join(str(group.images) for group in self.groups)
-        return f"groups of {sizes} images\n{self.allocation}"
+        spilled = ", ".join(f"%{name}" for name in sorted(self.spills.names)) or "nothing"
+        return f"groups of {sizes} images, streamed: {spilled}\n{self.allocation}"
 
 
 _PARAMETERS = "parameters"
@@ -127,7 +72,8 @@ def _parameter_key(group: int, work: str) -> str:
 
 
 def plan_memory(
-    graph: QuantizedGraph, arch: Arch, *, most_images: int | None = None, apart: bool = True
+    graph: QuantizedGraph, arch: Arch, *, most_images: int | None = None, apart: bool = True,
+    tiling: TilingOptions | None = None,
 ) -> MemoryPlan:
     """The plan with the largest groups (of at most `most_images`) that fit the unified buffer.
 
@@ -152,7 +98,9 @@ def plan_memory(
             high = images
         images = (low + high) // 2
     if best is None and apart:
-        return plan_memory(graph, arch, most_images=most_images, apart=False)
+        return plan_memory(graph, arch, most_images=most_images, apart=False, tiling=tiling)
+    if best is None:
+        best = _spilled_plan(graph, arch, batch, tiling or TilingOptions())
     if best is None:
         raise _too_big(graph, arch)
     return best
@@ -183,8 +131,62 @@ def _try_plan(
     return None
 
 
+def _spilled_plan(
+    graph: QuantizedGraph, arch: Arch, batch: int, tiling: TilingOptions
+) -> MemoryPlan | None:
+    """Streams buffers, the largest first, until single images fit; None if they never do."""
+    network = lower(graph, arch, 1)
+    groups = (network,) * batch
+    candidates = sorted(
+        (name for name in network.buffers if can_stream(network, name)),
+        key=lambda name: (-network.buffers[name].size_bytes, name),
+    )
+    tallest = max((w.out_size[0] for w in network.works), default=1)
+    for count in range(1, len(candidates) + 1):
+        spills = plan_spills(network, frozenset(candidates[:count]))
+        chunks = tiling.least_chunks
+        # Flatter bands need smaller stages.
+        while chunks < 2 * tallest:
+            narrow = dataclasses.replace(tiling, least_chunks=chunks)
+            tiled = tile(network, arch, narrow)
+            for resident in (True, False):
+                requests = _requests(groups, 0, 0, resident, spills, tiled)
+                if resident and requests[0].size_bytes > arch.ub_bytes // _RESIDENT_SHARE:
+                    continue
+                allocation = allocate(requests, arch)
+                if allocation is not None:
+                    return MemoryPlan(
+                        groups=groups, allocation=allocation, resident=resident, spills=spills,
+                        tiling=narrow,
+                    )
+            chunks *= 2
+    return None
+
+
+def _stage_requests(
+    tiled: TiledNetwork, group: int, base: int, spills: Spills
+) -> list[Request]:
+    """Two stages for each streamed input and output of each work, while it runs."""
+    requests = []
+    for time, work in enumerate(tiled.lowered.works):
+        for name, direction in ((work.input, "in"), (work.output, "out")):
+            if name not in spills.names:
+                continue
+            assert isinstance(work, MatrixWork)
+            size = stage_bytes(tiled, work, direction)
+            requests += [
+                Request(
+                    name=group_key(group, stage_key(name, work.name, direction, stage)),
+                    size_bytes=size, first=base + time, last=base + time,
+                )
+                for stage in range(STAGES)
+            ]
+    return requests
+
+
 def _requests(
-    groups: tuple[LoweredNetwork, ...], lead: int, linger: int, resident: bool
+    groups: tuple[LoweredNetwork, ...], lead: int, linger: int, resident: bool,
+    spills: Spills = NO_SPILLS, tiled: TiledNetwork | None = None,
 ) -> tuple[Request, ...]:
     requests: list[Request] = []
     steps = len(groups[0].works)
@@ -198,7 +200,11 @@ def _requests(
         )
     for index, network in enumerate(groups):
         base = index * steps
+        if tiled is not None:
+            requests += _stage_requests(tiled, index, base, spills)
         for name, buffer in network.buffers.items():
+            if name in spills.names:
+                continue
             written = [t for t, work in enumerate(network.works) if work.output == name]
             read = [t for t, work in enumerate(network.works) if work.input == name]
             first = base + (written[0] if written else min(read) - lead)
@@ -239,5 +245,6 @@ def _too_big(graph: QuantizedGraph, arch: Arch) -> UnsupportedModelError:
         f"layer {worst.name!r}: the input ({network.buffers[worst.input].size_bytes} bytes), the "
         f"output ({network.buffers[worst.output].size_bytes} bytes) and the parameters of one "
         f"image, {need} bytes with what else is alive, must fit the unified buffer's "
-        f"{arch.ub_bytes} bytes; choose a machine with a larger one, or a smaller image"
+        f"{arch.ub_bytes} bytes; only convolutions "
+        f"can stream what does not fit; choose a machine with a larger one, or a smaller image"
     )

@@ -17,11 +17,14 @@ from systol_compiler.instructions import (
     requantize,
     transfer,
 )
-from systol_compiler.memory_plan import MemoryPlan, WeightImage
+from systol_compiler.memory_plan import MemoryPlan
+from systol_compiler.spill import STAGES, lines_of, stage_key
 from systol_compiler.tiling import Step, TiledNetwork, TiledWork
 from systol_compiler.tokens import tiles_taken
+from systol_compiler.weight_image import WeightImage
 from systol_compiler.work import LoweredNetwork, MatrixWork, PoolWork, Work
 from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.assembly import format_instruction
 from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME, Instruction
 from systol_sim.footprint import Footprint, footprint
@@ -64,13 +67,7 @@ class ScheduledItem:
     work: int
 
     def __str__(self) -> str:
-        fields = " ".join(
-            f"{field.name}={self.instruction[field.name]}"
-            for field in self.instruction.operation.fields
-            if self.instruction[field.name] != field.default
-        )
-        unit = self.instruction.unit.name.lower()
-        return f"{unit:8}{self.instruction.operation.name} {fields}"
+        return f"{self.instruction.unit.name.lower():8}{format_instruction(self.instruction)}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,6 +155,7 @@ class _GroupWriter:
         self.loaded: dict[str, dict[int, int]] = {}
         """Lines loaded so far, by input and plane."""
         self.whole: set[str] = {n for n in network.buffers if n not in network.inputs}
+        self.whole |= plan.spills.names
         self.loads = 0
         self.parameters_due = plan.resident and group == 0
 
@@ -194,10 +192,17 @@ class _GroupWriter:
         if not first_reader:
             yield from self._load_rest(work.input)
         parameters_here = not self.plan.resident
+        streams_in = work.input in self.plan.spills.names
+        streams_out = work.output in self.plan.spills.names
+        band, rows = -1, (-1, -1)
         together = None
         if not self.options.serial:
             together = read_all_weights(tiled, work, place, self.arch)
         for index, step in enumerate(tiled.steps):
+            if step.chunk.rows != rows:
+                band, rows = band + 1, step.chunk.rows
+                if streams_in:
+                    yield from self._load_band(work, step, band)
             if first_reader:
                 yield from self._load_for(work, step)
             enough = self.loads >= self.options.parameters_behind or step.finish
@@ -210,17 +215,64 @@ class _GroupWriter:
                 yield together
             if together is None:
                 yield read_weights(work, step, place, self.arch)
-            yield matmul(work, step, self.arch, self._address(work.input))
+            source = self._address(work.input) if not streams_in else (
+                self._stage(work.input, work, "in", band)
+                - lines_of(work, step.chunk)[0] * work.line_bytes
+            )
+            yield matmul(work, step, self.arch, source)
             if not step.finish:
                 continue
             offset = self.image.parameters[work.name]
             parameters = self.plan.parameter_address(self.group, work.name, offset)
-            yield requantize(work, step, self.arch, self._address(work.output), parameters)
+            target = self._address(work.output) if not streams_out else (
+                self._stage(work.output, work, "out", band)
+                - rows[0] * work.out_size[1] * work.out_channels
+            )
+            yield requantize(work, step, self.arch, target, parameters)
             last = index + 1 == len(tiled.steps)
-            if last or tiled.steps[index + 1].chunk.plane != step.chunk.plane:
+            if streams_out:
+                if last or tiled.steps[index + 1].chunk.rows != rows:
+                    yield from self._store_band(work, step, band)
+            elif last or tiled.steps[index + 1].chunk.plane != step.chunk.plane:
                 yield from self._store(work.output, step.chunk.plane, work.planes)
         if first_reader:
             yield from self._finish_input(work)
+
+    # Streamed buffers
+
+    def _stage(self, name: str, work: MatrixWork, direction: str, band: int) -> int:
+        return self._address(stage_key(name, work.name, direction, band % STAGES))
+
+    def _load_band(self, work: MatrixWork, step: Step, band: int) -> Iterator[Instruction]:
+        first, end = lines_of(work, step.chunk)
+        stage = self._stage(work.input, work, "in", band)
+        size = (end - first) * work.line_bytes
+        offset = first * work.line_bytes
+        if work.input in self.network.inputs:
+            self.loads += 1
+            memory = self.images_before * self.network.buffers[work.input].image_bytes + offset
+            yield from transfer(
+                "read_host", memory=memory, ub=stage, run_bytes=size,
+                window=self.windows[work.input],
+            )
+        else:
+            memory = self.image.end + self.plan.spills.home(work.input) + offset
+            yield from transfer("read_weight_memory", memory=memory, ub=stage, run_bytes=size)
+
+    def _store_band(self, work: MatrixWork, step: Step, band: int) -> Iterator[Instruction]:
+        row = work.out_size[1] * work.out_channels
+        rows = step.chunk.rows
+        stage = self._stage(work.output, work, "out", band)
+        size, offset = (rows[1] - rows[0]) * row, rows[0] * row
+        if self.network.readers(work.output):
+            memory = self.image.end + self.plan.spills.home(work.output) + offset
+            yield from transfer("write_weight_memory", memory=memory, ub=stage, run_bytes=size)
+        if work.output in self.network.outputs:
+            image_bytes = self.network.buffers[work.output].image_bytes
+            yield from transfer(
+                "write_host", memory=self.images_before * image_bytes + offset, ub=stage,
+                run_bytes=size, window=self.windows[work.output],
+            )
 
     # Parameters
 
@@ -342,8 +394,7 @@ def _hoist_loads(
                 other = prints[at - 1]
                 if other is None:
                     other = prints[at - 1] = footprint(before, arch)
-                if any(a.overlap(b) is not None for a in mine.writes
-                       for b in (*other.reads, *other.writes)):
+                if _conflict(mine, other):
                     break
                 at -= 1
                 passed += before.unit is Unit.MATRIX
@@ -357,3 +408,9 @@ def _hoist_loads(
         result.insert(at, item)
         prints.insert(at, mine)
     return result
+
+
+def _conflict(load: Footprint, other: Footprint) -> bool:
+    pairs = [(a, b) for a in load.writes for b in (*other.reads, *other.writes)]
+    pairs += [(a, b) for a in load.reads for b in other.writes]
+    return any(a.overlap(b) is not None for a, b in pairs)

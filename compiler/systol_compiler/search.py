@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from systol_compiler.emit import EmittedProgram, choose_windows, emit
-from systol_compiler.memory_plan import MemoryPlan, build_weight_image, plan_memory
+from systol_compiler.memory_plan import MemoryPlan, plan_memory
 from systol_compiler.quantized import QuantizedGraph
 from systol_compiler.schedule import LATE, Schedule, ScheduleOptions, schedule
 from systol_compiler.tiling import TiledNetwork, TilingOptions, tile
 from systol_compiler.tokens import SerialOrderNeededError
+from systol_compiler.weight_image import build_weight_image
 from systol_hw.arch import Arch
 from systol_sim.results import Counters
 from systol_sim.simulator import run_timing
@@ -53,9 +54,12 @@ def build(graph: QuantizedGraph, arch: Arch, choice: Choice) -> BackendResult:
     UnsupportedModelError
         The network does not fit the machine; the message names the layer and the sizes.
     """
-    plan = plan_memory(graph, arch, most_images=choice.most_images, apart=choice.apart)
+    plan = plan_memory(
+        graph, arch, most_images=choice.most_images, apart=choice.apart, tiling=choice.tiling
+    )
     plan.verify(arch)
-    tiled = {group.images: tile(group, arch, choice.tiling) for group in set(plan.groups)}
+    tiling = plan.tiling or choice.tiling
+    tiled = {group.images: tile(group, arch, tiling) for group in set(plan.groups)}
     for network in tiled.values():
         network.verify(arch)
     image = build_weight_image(plan.groups[0], arch)
@@ -102,16 +106,16 @@ def search(graph: QuantizedGraph, arch: Arch) -> BackendResult:
 _Values = dict[str, int | bool]
 
 _COORDINATES: tuple[tuple[_Values, ...], ...] = (
+    ({"apart": False},),
+    ({"halves": 1},),
+    ({"least_chunks": 2}, {"least_chunks": 4}),
     (
         {"parameters_behind": 0},
         *({"parameters_behind": 1, "gate": gate} for gate in (1, 2)),
         *({"parameters_behind": 2, "gate": gate} for gate in (0, 1, 2, 3)),
         {"parameters_behind": LATE},
     ),
-    ({"least_chunks": 2}, {"least_chunks": 4}),
     ({"lookahead": 1}, {"lookahead": 4}),
-    ({"apart": False},),
-    ({"halves": 1},),
     ({"early_start": False},),
 )
 
@@ -128,12 +132,15 @@ def _changed(choice: Choice, values: _Values, images: int) -> Choice | None:
 
 def describe_choices(result: BackendResult) -> Iterator[str]:
     """The choices of `result`, in words for the report."""
-    tiling, order = result.choice.tiling, result.choice.scheduling
+    tiling = result.plan.tiling or result.choice.tiling
+    order = result.choice.scheduling
     yield f"groups of {', '.join(str(g.images) for g in result.plan.groups)} images"
     yield f"at least {tiling.least_chunks} chunks a plane"
     yield f"early start of linear layers {'on' if tiling.early_start else 'off'}"
     yield f"loads hoisted over {order.lookahead} matmuls"
     yield f"parameters {'apart from' if result.choice.apart else 'beside'} activations"
+    if result.plan.spills.names:
+        yield f"streamed through bands: {', '.join(sorted(result.plan.spills.names))}"
     late = order.parameters_behind == LATE
     yield f"parameters loaded {'late' if late else f'behind {order.parameters_behind} loads'}"
     if order.gate:

@@ -307,9 +307,8 @@ def _places(
     """
     bank = arch.accumulator_bank_rows
     if len(tiles) == 1 or together > 1:
-        # Both fit: a group holds at most as many tiles as two half banks.
-        if len(tiles) * positions <= bank:
-            return [(tiles, turn % 2 * bank)]
+        # They fit one bank: a group holds at most as many tiles as two half banks.
+        return [(tiles, turn % 2 * bank)]
     half = turn % 2 * (bank // 2)
     return [(tiles[0::2], half), (tiles[1::2], bank + half)]
 

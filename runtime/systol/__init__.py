@@ -2,9 +2,9 @@
 
 >>> import systol
 >>> from systol import bundled
->>> model = systol.compile(
-...     bundled.model_path("mnist_mlp"), arch="edge16", calibration=bundled.calibration_images()
-... )
+>>> samples = bundled.calibration_images()
+>>> path = bundled.model_path("mnist_mlp")
+>>> model = systol.compile(path, arch="edge16", calibration=samples, batch=50)
 >>> images, labels = bundled.test_images()
 >>> result = systol.Device("sim").run(model, {"image": images})
 >>> bool((result.outputs["logits"].argmax(axis=1) == labels).mean() > 0.9)

@@ -47,7 +47,7 @@ def _reference() -> Executor:
     def run(
         program: Program, contents: Mapping[str, np.ndarray], *, values: bool = True
     ) -> RunResult:
-        return reference.run(program, dict(contents))
+        return reference.run(program, dict(contents), checked=True)
 
     return run
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from systol.session import ModelResult, SegmentRun, add_counters
 from systol_hw.arch import TAGS, Arch
+from systol_hw.atomic_file import replacing
 from systol_hw.counter_categories import CATEGORIES, STALL_CAUSES
 from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
 from systol_hw.errors import InputError
@@ -137,10 +138,8 @@ def _layers(run: SegmentRun) -> list[dict[str, Any]]:
 
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON; raises `InputError` if the file cannot be written."""
-    try:
-        Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    with replacing(path) as stream:
+        stream.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_report(path: str | Path) -> dict[str, Any]:

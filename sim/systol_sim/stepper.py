@@ -10,7 +10,6 @@ from numba import njit
 from systol_sim.instruction_table import (
     BARRIER,
     DRAIN,
-    FILL,
     FIRST,
     HALT,
     HOST_PORT,

@@ -155,9 +155,11 @@ class _Machine:
         line = (item["y_start"] + m_line.ravel())[:, None] + k_line
         inside = (line >= 0) & (line < item["y_limit"]) & (p >= 0) & (p < item["p_limit"])
         address = (item["ub_address"] + m_address)[:, None] + k_address
+        memory: np.ndarray = self.ub.view(np.int8)
         if inside.all():
-            return self.ub.view(np.int8)[address]
-        gathered = self.ub.view(np.int8)[np.where(inside, address, 0)]
+            rows_inside: np.ndarray = memory[address]
+            return rows_inside
+        gathered = memory[np.where(inside, address, 0)]
         return np.where(inside, gathered, np.int8(item["pad_value"]))
 
     def _matmul(self, item: Instruction, pc: int) -> None:
@@ -263,4 +265,5 @@ class _Machine:
         quotient += (rest > half) | ((rest == half) & (quotient & 1 == 1))
         result = quotient + item["zero_point"]
         self.saturations[pc] += np.count_nonzero((result < -128) | (result > 127))
-        return np.clip(result, -128, 127)
+        saturated: np.ndarray = np.clip(result, -128, 127)
+        return saturated

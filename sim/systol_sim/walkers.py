@@ -160,7 +160,7 @@ def advance_rows(row, w):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def matrix_row(row, w, rows):  # type: ignore[no-untyped-def]
-    """The current row: (live bytes, first byte address inside the window, bytes inside, acc row)."""
+    """The current row: (live bytes, first address inside the window, bytes inside, acc row)."""
     live = row[F + 19] if w[M_K2] == row[F + 7] - 1 else rows
     accumulator = (row[F + 20] + w[M_ACC_N] + w[M_ACC]) & MASK
     line = signed32(row[F + 3] + w[M_LINE_K0] + w[M_LINE_Y])

@@ -53,7 +53,8 @@ def _machine(changes: str) -> Arch:
             port = dataclasses.replace(PORT, bytes_per_cycle=Fraction(value))
             arch = dataclasses.replace(arch, host_port=port)
         else:
-            arch = dataclasses.replace(arch, **{name: int(value)})
+            changes_to = {name: int(value)}
+            arch = Arch.from_dict(arch.to_dict() | changes_to)
     return arch
 
 

@@ -1,8 +1,6 @@
 """Writes a `CompiledModel` as an ELF file. One model has exactly one file."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,7 +11,7 @@ from systol_compiler.binary import elf
 from systol_compiler.binary.manifest import dump_manifest
 from systol_compiler.model import CompiledModel, MachineSegment
 from systol_hw.arch import INSTRUCTION_BYTES
-from systol_hw.errors import InputError
+from systol_hw.atomic_file import replacing
 
 Chunk: TypeAlias = bytes | memoryview
 NOTE_CHUNK = 1
@@ -24,26 +22,9 @@ _LOCAL_SYMBOLS = 1
 
 def save(model: CompiledModel, path: str | Path) -> None:
     """Write `model` to `path`; a crash leaves the old file or none. Raises `InputError`."""
-    path = Path(path)
-    try:
-        handle, scratch = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            for chunk in chunks(model):
-                stream.write(chunk)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; a binary gets the permissions any new file would.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(scratch, 0o666 & ~mask)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    with replacing(path) as stream:
+        for chunk in chunks(model):
+            stream.write(chunk)
 
 
 def chunks(model: CompiledModel) -> list[Chunk]:

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         print()
         rows = [(key, tables.number(value)) for key, value in agreement.items()]
         print_table(("sim and RTL agree", ""), rows)
-    _print_commands(files)
+    _print_commands(name, files)
     return 0
 
 
@@ -147,25 +147,30 @@ def _leave(
     files = {
         "binary": directory / f"{name}.elf",
         "images": directory / "images.npz",
+        "calibration": directory / "calibration.npz",
         "counters": directory / f"{name}.json",
     }
     model.save(files["binary"])
     write_arrays(files["images"], {_INPUT: images})
+    write_arrays(files["calibration"], {_INPUT: bundled.calibration_images()})
     write_json(files["counters"], report)
     return files
 
 
-def _print_commands(files: dict[str, Path]) -> None:
+def _print_commands(name: str, files: dict[str, Path]) -> None:
     binary, inputs, counters = files["binary"], files["images"], files["counters"]
     trace = binary.with_suffix(".trace.json")
     other = binary.with_suffix(".again.json")
     systol = _program()
+    nano = binary.with_suffix(".nano.elf")
+    compile_nano = f"{systol} compile {bundled.model_path(name)} --arch nano"
     say("\nGo on with:")
     for command in (
         f"{systol} run {binary} --input {inputs} --trace {trace} --counters {other}",
         f"{systol} compare {counters} {other}",
         f"{systol} disasm {binary} | less",
         f"{systol} check {binary}",
+        f"{compile_nano} --calibration {files['calibration']} -o {nano}",
         f"readelf -S -s {binary}",
     ):
         say(f"  {command}")

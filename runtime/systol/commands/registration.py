@@ -1,8 +1,6 @@
 """What a command is, and arguments and files that several commands share."""
 
 import argparse
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from systol.device import BACKENDS
+from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -84,23 +83,11 @@ def read_arrays(path: str | Path, default_name: str | None) -> dict[str, Array]:
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
     """Write a .npz file, whole or not at all; raises `InputError` if it cannot be written."""
-    path = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as stream:
-            try:
-                # Not numpy.savez, which cannot write arrays that are called "file".
-                with zipfile.ZipFile(stream, "w") as archive:
-                    for name, array in arrays.items():
-                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, array, allow_pickle=False)
-                stream.flush()
-                os.replace(stream.name, path)
-            finally:
-                Path(stream.name).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    # Not numpy.savez, which cannot write arrays that are called "file".
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read_text(path: str | Path) -> str:
