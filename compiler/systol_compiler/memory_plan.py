@@ -35,6 +35,8 @@ class MemoryPlan:
     groups: tuple[LoweredNetwork, ...]
     allocation: Allocation
     resident: bool
+    apart: bool = False
+    """Parameters have banks of their own."""
     spills: Spills = NO_SPILLS
     tiling: TilingOptions | None = None
     """How the works must be tiled for the stages to suffice; None if nothing streams."""
@@ -127,7 +129,9 @@ def _try_plan(
                 continue
             allocation = allocate(requests, arch, apart=apart)
             if allocation is not None:
-                return MemoryPlan(groups=groups, allocation=allocation, resident=resident)
+                return MemoryPlan(
+                    groups=groups, allocation=allocation, resident=resident, apart=apart
+                )
     return None
 
 
@@ -245,6 +249,6 @@ def _too_big(graph: QuantizedGraph, arch: Arch) -> UnsupportedModelError:
         f"layer {worst.name!r}: the input ({network.buffers[worst.input].size_bytes} bytes), the "
         f"output ({network.buffers[worst.output].size_bytes} bytes) and the parameters of one "
         f"image, {need} bytes with what else is alive, must fit the unified buffer's "
-        f"{arch.ub_bytes} bytes; only convolutions "
-        f"can stream what does not fit; choose a machine with a larger one, or a smaller image"
+        f"{arch.ub_bytes} bytes; only convolutions can stream what does not fit, and two bands of "
+        "theirs must; choose a machine with a larger buffer, or a smaller image"
     )

@@ -138,7 +138,7 @@ def describe_choices(result: BackendResult) -> Iterator[str]:
     yield f"at least {tiling.least_chunks} chunks a plane"
     yield f"early start of linear layers {'on' if tiling.early_start else 'off'}"
     yield f"loads hoisted over {order.lookahead} matmuls"
-    yield f"parameters {'apart from' if result.choice.apart else 'beside'} activations"
+    yield f"parameters {'apart from' if result.plan.apart else 'beside'} activations"
     if result.plan.spills.names:
         yield f"streamed through bands: {', '.join(sorted(result.plan.spills.names))}"
     late = order.parameters_behind == LATE

@@ -1,0 +1,241 @@
+"""Looks for a difference between the executors of one source tree; `systol_sim.mutants` runs it.
+
+`python -m systol_sim.mutant_trial rtl|sim RECORD [VERILOG_DIGEST ...]`, with the tree under test on
+the path, writes to the JSON file RECORD what it does before it does it, and so tells its caller
+even by dying: a check that takes too long is ended by the alarm signal, whose default action works
+inside compiled code too.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import systol_sim
+from systol_hw.arch import Arch
+from systol_hw.isa import instruction
+from systol_hw.program import Program, make_program
+from systol_hw.rtl import emit
+from systol_sim.faulting import FAULT_WATCHDOG_CYCLES, fault_kinds, generate_faulting
+from systol_sim.fuzz import Executor, compare_executors, refer, simulate
+from systol_sim.generate import Case, generate, overflow_program
+from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.mutation import RTL, SIM
+from systol_sim.results import RunResult
+from systol_sim.verilated import build, run
+
+MACHINES = tuple(a for a in FUZZ_MACHINES if a.name in ("fuzz-fetch-one", "fuzz-tall"))
+"""Machines whose RTL runs, in turn: small, and unlike in banks, ports, lanes and shape."""
+VALID_PROGRAMS, FAULTING_PROGRAMS = 40, 60
+"""For each of `MACHINES`."""
+OTHER_PROGRAMS = 4
+"""Valid programs on each other fuzz machine, simulator against reference."""
+CYCLE_LIMIT = 3_000_000
+STALL_PERCENT, EXTRA_DELAY = 30, 25
+CHECK_SECONDS, COMPILE_SECONDS, BUILD_SECONDS = 40, 240, 600
+OVERFLOW_SECONDS = 120
+
+PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardware"
+"""Outcomes. `NOT_BUILT`: the RTL does not elaborate or compile. `SAME`: its Verilog is unchanged."""
+
+
+class _Record:
+    """The JSON file that says what goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content: dict[str, object] = {"digests": {}}
+
+    def write(self, **items: object) -> None:
+        self.content |= items
+        self.path.write_text(json.dumps(self.content), "utf-8")
+
+    @contextlib.contextmanager
+    def check(self, name: str, seconds: int = CHECK_SECONDS) -> Iterator[None]:
+        """Note a check as it begins; the alarm ends the process if it lasts too long."""
+        self.write(check=name)
+        signal.alarm(seconds)
+        yield
+        signal.alarm(0)
+
+
+class _Difference(Exception):
+    """Two executors differ, or a stated expectation does not hold."""
+
+
+def _rtl(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+    """The RTL as an `Executor`."""
+    return run(
+        program, contents, checked=True, watchdog_cycles=FAULT_WATCHDOG_CYCLES,
+        cycle_limit=CYCLE_LIMIT,
+    )
+
+
+def _rtl_late(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+    """The RTL on memories that are late at random: values and amounts must be the same."""
+    result = run(
+        program, contents, checked=True, cycle_limit=CYCLE_LIMIT, extra_delay=EXTRA_DELAY,
+        stall_percent=STALL_PERCENT, seed=len(program.code),
+    )
+    assert result.counters is not None
+    amounts = {"amounts": result.counters.amounts}
+    return dataclasses.replace(result, counters=None, times=None, coverage=amounts)
+
+
+_STEPPED: Executor = functools.partial(simulate, skip=False)
+
+
+def _compare(record: _Record, name: str, case: Case, executors: Mapping[str, Executor],
+             seconds: int = CHECK_SECONDS) -> None:
+    with record.check(name, seconds):
+        lines, _ = compare_executors(case, executors)
+    if lines:
+        raise _Difference(lines[0])
+
+
+def _seed(arch: Arch, number: int) -> int:
+    return 1000 * FUZZ_MACHINES.index(arch) + number
+
+
+def _programs(
+    record: _Record, arch: Arch, valid: Mapping[str, Executor], faulting: Mapping[str, Executor]
+) -> None:
+    """Valid and faulting programs in turn."""
+    kinds = fault_kinds(arch)
+    # What units find is rarer among the kinds than what the decoder refuses.
+    timed = [k for k in kinds if k.startswith(("address", "overflow", "deadlock"))]
+    others = [k for k in kinds if k not in timed]
+    stride = len(others) // (FAULTING_PROGRAMS // 2)
+    chosen = [*timed[: FAULTING_PROGRAMS // 2], *others[::stride]]
+    for number in range(max(VALID_PROGRAMS, len(chosen))):
+        seed = _seed(arch, number)
+        if number < VALID_PROGRAMS:
+            name = f"{arch.name}, valid program {seed}"
+            _compare(record, name, generate(arch, seed), valid)
+        if number < len(chosen):
+            kind = chosen[number]
+            name = f"{arch.name}, program {seed} with {kind}"
+            _compare(record, name, generate_faulting(arch, seed, kind), faulting)
+
+
+def _build(record: _Record, arch: Arch) -> None:
+    with record.check(f"{arch.name}, elaboration", BUILD_SECONDS):
+        verilog = emit.convert_verilog(arch, True)
+        digests = record.content["digests"]
+        assert isinstance(digests, dict)
+        digests[arch.name] = hashlib.sha256(verilog.encode()).hexdigest()
+    with record.check(f"{arch.name}, build", BUILD_SECONDS):
+        build.model_library(arch, packed=True)
+
+
+def _prepare_build() -> None:
+    # Programs are short: the model is soon run, and should be soon built. Each Verilog serves twice.
+    build.OPTIMIZATION = "-O0"
+    emit.convert_verilog = functools.cache(emit.convert_verilog)
+
+
+def _compile(record: _Record) -> None:
+    with record.check("compilation of the stepper", COMPILE_SECONDS):
+        simulate(make_program(MACHINES[0], [instruction("halt")]), {})
+
+
+def try_rtl(record: _Record, known: Sequence[str]) -> str:
+    """Build the RTL and hold it against the simulator, one machine after the other.
+
+    `known` are digests of the right Verilog: a machine that gives one of them is not run.
+    """
+    _prepare_build()
+    _compile(record)
+    unchanged = 0
+    for arch in MACHINES:
+        try:
+            _build(record, arch)
+        except Exception as error:
+            record.write(by=f"{type(error).__name__}: {error}")
+            return NOT_BUILT
+        digests = record.content["digests"]
+        assert isinstance(digests, dict)
+        if digests[arch.name] in known:
+            unchanged += 1
+            continue
+        faulting = {"sim": simulate, "rtl": _rtl}
+        _programs(record, arch, {**faulting, "rtl-late": _rtl_late}, faulting)
+        name = f"{arch.name}, accumulator overflow"
+        _compare(record, name, overflow_program(arch), faulting, OVERFLOW_SECONDS)
+    return SAME if unchanged == len(MACHINES) else PASSED
+
+
+class _Failures:
+    """Collects the names of failed tests from pytest."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.names.append(report.nodeid.rpartition("::")[2])
+
+
+def try_simulator(record: _Record) -> str:
+    """Hold the simulator against micro-programs, the RTL, its own stepping, and the reference."""
+    _compile(record)
+    root = Path(systol_sim.__file__).parents[2]
+    with record.check("micro-programs", 2 * CHECK_SECONDS):
+        failures = _Failures()
+        test = root / "tests" / "sim" / "test_microprograms.py"
+        options = ["-q", "-x", "-m", "not verilator", "--import-mode=importlib", "-p",
+                   "no:cacheprovider", "--rootdir", str(root), "-c", str(root / "pytest.ini")]
+        # It does not know the mark; its words are none of ours.
+        with contextlib.redirect_stdout(io.StringIO()):
+            status = pytest.main([*options, str(test)], plugins=[failures])
+    if status == pytest.ExitCode.TESTS_FAILED:
+        raise _Difference(f"{failures.names[0]} fails")
+    if status != pytest.ExitCode.OK:
+        raise _Difference("the micro-programs cannot be collected")
+    _prepare_build()
+    executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    for arch in MACHINES:
+        _build(record, arch)
+        _programs(record, arch, executors, executors)
+    own = {"sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    for arch in FUZZ_MACHINES:
+        for number in range(OTHER_PROGRAMS):
+            seed = _seed(arch, number)
+            _compare(record, f"{arch.name}, valid program {seed}", generate(arch, seed), own)
+    arch = MACHINES[-1]
+    _compare(
+        record, f"{arch.name}, accumulator overflow", overflow_program(arch),
+        {"rtl": _rtl, "sim": simulate}, OVERFLOW_SECONDS,
+    )
+    return PASSED
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one trial."""
+    target, path, *known = arguments
+    record = _Record(Path(path))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        outcome = try_rtl(record, known) if target == RTL else try_simulator(record)
+    except _Difference as difference:
+        outcome = KILLED
+        record.write(by=str(difference))
+    except Exception as error:
+        outcome = KILLED
+        record.write(by=f"{type(error).__name__}: {error}")
+    record.write(outcome=outcome)
+    assert target in (RTL, SIM)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
