@@ -72,8 +72,9 @@ def estimate(arch: Arch, *, packed: bool = True, log: Path | None = None) -> dic
 def cells_of(report: dict[str, Any]) -> dict[str, int]:
     """Cells by type from the report of yosys' `stat -json`."""
     cells = {str(k): int(v) for k, v in report["design"]["num_cells_by_type"].items()}
-    # A carry cell takes two LUTs, a distributed memory cell four: two hold data, two write.
-    # Ref: Lattice FPGA-TN-02204, "ECP5 Memory Usage Guide", distributed RAM.
+    # A carry cell takes the two LUTs of its slice, a 16x4 distributed memory three slices: two hold
+    # the data, the third drives the write port.
+    # Ref: Lattice FPGA-DS-02012, "ECP5 Family Data Sheet", slices for distributed RAM.
     cells["LUT4_total"] = (
         cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0) + 6 * cells.get("TRELLIS_DPR16X4", 0)
     )

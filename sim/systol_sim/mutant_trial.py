@@ -29,7 +29,7 @@ from systol_sim.faulting import FAULT_WATCHDOG_CYCLES, fault_kinds, generate_fau
 from systol_sim.fuzz import Executor, compare_executors, refer, simulate
 from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.mutation import RTL, SIM
+from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM
 from systol_sim.results import RunResult
 from systol_sim.verilated import build, run
 
@@ -43,9 +43,6 @@ CYCLE_LIMIT = 3_000_000
 STALL_PERCENT, EXTRA_DELAY = 30, 25
 CHECK_SECONDS, COMPILE_SECONDS, BUILD_SECONDS = 40, 240, 600
 OVERFLOW_SECONDS = 120
-
-PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardware"
-"""Outcomes. `NOT_BUILT`: the RTL does not elaborate or compile. `SAME`: its Verilog is unchanged."""
 
 
 class _Record:
@@ -138,7 +135,7 @@ def _build(record: _Record, arch: Arch) -> None:
 
 
 def _prepare_build() -> None:
-    # Programs are short: the model is soon run, and should be soon built. Each Verilog serves twice.
+    # Programs are short: what counts is that the model is soon built. Each Verilog serves twice.
     build.OPTIMIZATION = "-O0"
     emit.convert_verilog = functools.cache(emit.convert_verilog)
 
@@ -204,7 +201,8 @@ def try_simulator(record: _Record) -> str:
     _prepare_build()
     executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
     for arch in MACHINES:
-        _build(record, arch)
+        with record.check(f"{arch.name}, build", BUILD_SECONDS):
+            build.model_library(arch, packed=True)
         _programs(record, arch, executors, executors)
     own = {"sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
     for arch in FUZZ_MACHINES:

@@ -5,6 +5,7 @@ of the sources and lets each be tried (`systol_sim.mutant_trial`) in a process o
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -20,10 +21,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from systol_hw.errors import DifferenceError, InputError, SystolError
-from systol_sim.mutant_trial import KILLED, NOT_BUILT, PASSED, SAME
-from systol_sim.mutation import RTL, SIM, TARGETS, Mutant, select
+from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM, TARGETS, Mutant, select
 
 TIMED_OUT = "timed out"
 """Outcome of a trial whose check did not end in time: the mutant is killed."""
@@ -197,9 +198,10 @@ class Workshop:
         except subprocess.TimeoutExpired:
             status, errors = -signal.SIGALRM, ""
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+            if process.returncode is None or process.returncode == -signal.SIGALRM:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         record: dict[str, Any] = {"check": "start"}
         if path.exists():
             record |= json.loads(path.read_text("utf-8"))
@@ -255,12 +257,12 @@ def format_table(trials: Sequence[Trial]) -> Table:
     table = Table("place", "kind", "change", "killed by", "s", show_lines=True)
     for trial in trials:
         if trial.counts:
-            change = trial.mutant.change
-            table.add_row(
-                f"{trial.mutant.target} {trial.mutant.place}", trial.mutant.operator, change,
-                trial.verdict if trial.killed else "[bold]survives[/bold]",
+            mutant = trial.mutant
+            cells = (
+                f"{mutant.target} {mutant.place}", mutant.operator, mutant.change, trial.verdict,
                 f"{trial.seconds:.0f}",
             )
+            table.add_row(*(Text(cell) for cell in cells))
     return table
 
 

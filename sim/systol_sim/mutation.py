@@ -16,6 +16,9 @@ from typing import Any
 
 RTL, SIM = "rtl", "sim"
 TARGETS = (RTL, SIM)
+PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardware"
+"""Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile. `SAME`: its Verilog is
+that of the unchanged sources."""
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     RTL: tuple(
@@ -158,7 +161,7 @@ def _by_operator(mutants: Sequence[Mutant], rng: random.Random) -> Iterator[Muta
 
 
 class _Finder(ast.NodeVisitor):
-    """Collects the mutants of a module; whole subtrees that nothing could notice are not visited."""
+    """Collects the mutants of a module; subtrees that nothing could notice are not visited."""
 
     def __init__(self, path: str, target: str, source: str) -> None:
         self.path, self.target, self.source = path, target, source

@@ -9,9 +9,6 @@ from systol_hw.arch import TAGS, Arch
 from systol_hw.counters import AMOUNTS, SCALARS, STATES, UNIT_STATES
 from systol_hw.faults import Fault, Unit
 
-DEFAULT_WATCHDOG_CYCLES = 1 << 24
-"""Cycles without progress after which a run is stopped, where nothing else is said."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Counters:

@@ -8,9 +8,10 @@ from systol_hw.arch import TAGS
 from systol_hw.counters import AMOUNTS
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
+from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES
 from systol_sim.checker import check
 from systol_sim.instruction_table import TAG, UNIT, VALUE, build_table, machine_figures
-from systol_sim.results import DEFAULT_WATCHDOG_CYCLES, Counters, RunResult
+from systol_sim.results import Counters, RunResult
 from systol_sim.stepper import COVERAGE_NAMES, step_program
 from systol_sim.values import Values, compute_values
 

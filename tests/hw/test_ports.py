@@ -10,8 +10,9 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw import arch
+from systol_hw.registers import latency_limit
 from systol_hw.rtl.interfaces import BeatSignature
-from systol_hw.rtl.ports import MemoryPort, latency_limit
+from systol_hw.rtl.ports import MemoryPort
 
 USER_BITS = {"fetch": 1, "weights": 9, "load": 12, "store": 3}
 NAMES = tuple(USER_BITS)

@@ -20,4 +20,5 @@ def convert_verilog(arch: Arch, packed: bool) -> str:
     packed : bool
         Recipe of the array's products, see `systol_hw.rtl.array`.
     """
-    return verilog.convert(Machine(arch, packed=packed), name=TOP_NAME, emit_src=False)
+    text: str = verilog.convert(Machine(arch, packed=packed), name=TOP_NAME, emit_src=False)
+    return text

@@ -19,7 +19,7 @@ from systol_hw.rtl.fetch import Fetch
 from systol_hw.rtl.frame import UnitFrame
 from systol_hw.rtl.interfaces import ADDRESS_BITS, STATE_BITS, TAG_BITS, MemorySignature
 from systol_hw.rtl.matrix import MatrixEngine
-from systol_hw.rtl.ports import MemoryPort, latency_limit
+from systol_hw.rtl.ports import MemoryPort
 from systol_hw.rtl.tokens import TOKEN_UNITS, TokenCounters
 from systol_hw.rtl.transfer import LoadEngine, StoreEngine
 from systol_hw.rtl.unified_buffer import UnifiedBuffer
@@ -156,7 +156,8 @@ class Machine(Component):
             Unit.MATRIX: self.matrix_engine,
             Unit.VECTOR: VectorEngine(arch),
         }
-        for unit, engine in engines.items():
+        for unit in TOKEN_UNITS:
+            engine = engines[unit]
             core.submodules[f"{unit.name.lower()}_engine"] = engine
             connect(core, frames[unit].engine, engine.engine)
 
@@ -281,7 +282,7 @@ class Machine(Component):
             port = MemoryPort(
                 width_bytes=memory.width_bytes,
                 requesters={unit: beat.signature for unit, beat in beats.items()},
-                max_latency_cycles=latency_limit(memory.latency_cycles),
+                max_latency_cycles=registers.latency_limit(memory.latency_cycles),
             )
             ports_module.submodules[name] = ports[name] = port
             for unit, beat in beats.items():

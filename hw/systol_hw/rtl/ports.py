@@ -21,7 +21,6 @@ __all__ = [
     "LATENCY_BITS",
     "BlockQueue",
     "MemoryPort",
-    "latency_limit",
 ]
 
 BEAT_COST_BITS = 18
@@ -34,11 +33,6 @@ LATENCY_BITS = 9
 """Bits of `arch.MemoryPort.latency_cycles`: at most 511."""
 
 _SHORTEST_QUEUE = 64
-
-
-def latency_limit(latency_cycles: int) -> int:
-    """Queue depth, and so largest latency, that a port of this nominal latency is built for."""
-    return max(_SHORTEST_QUEUE, 1 << (latency_cycles + 8).bit_length())
 
 
 class BlockQueue(Component):
@@ -112,7 +106,7 @@ class MemoryPort(Component):
     requesters : Mapping[str, BeatSignature]
         Names of the requesters and their signatures, highest rank first.
     max_latency_cycles : int
-        Greatest value of `latency`: a power of two. See `latency_limit`.
+        Greatest value of `latency`: a power of two. See `systol_hw.registers.latency_limit`.
 
     Members
     -------

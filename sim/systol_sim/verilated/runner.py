@@ -12,9 +12,9 @@ from systol_hw.arch import WINDOWS, MemoryPort
 from systol_hw.errors import DifferenceError, InputError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
+from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES, DEFAULT_WATCHDOG_CYCLES
 from systol_sim.checker import check
-from systol_sim.results import DEFAULT_WATCHDOG_CYCLES, RunResult
+from systol_sim.results import RunResult
 from systol_sim.run_setup import (
     counter_addresses,
     counters_from,
