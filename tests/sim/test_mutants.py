@@ -1,0 +1,182 @@
+"""Mutants are made the same each time, are wrong programs that parse, and are found."""
+
+import ast
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from systol_sim import mutants
+from systol_sim.mutants import Trial, Workshop, campaign, format_summary
+from systol_sim.mutation import KILLED, MODULES, PASSED, RTL, SAME, SIM, Mutant, mutants_of, select
+
+ROOT = Path(__file__).parents[2]
+
+HARDWARE = '''
+"""A module with 1 number in its text."""
+
+__all__ = ["x"]
+
+class Unit(Component):
+    """Has 2 ports."""
+
+    port: In(3)
+
+    def elaborate(self, platform: int = 4) -> Module:
+        assert 5 < self.size, f"{6}"
+        m.d.comb += [
+            a.eq(b & c),
+            d.eq(e),
+        ]
+        with m.If(g < 7):
+            m.d.sync += h.eq(Mux(i, j, ~k))
+        if 8 == 9:
+            raise ValueError(10 + 11)
+        s = Signal(name="é" + 12)
+        return max(n, o)
+'''
+
+
+def _changes(source: str, target: str) -> set[tuple[str, str]]:
+    return {(m.operator, m.change) for m in mutants_of("hw/unit.py", target, source)}
+
+
+def test_every_kind_of_change() -> None:
+    found = _changes(HARDWARE, RTL)
+    assert found == {
+        ("statement dropped", "a.eq(b & c), -> "),
+        ("statement dropped", "d.eq(e), -> "),
+        ("logic swapped", "b & c -> b | c"),
+        ("low bit dropped", "b & c -> (b & c) & ~1"),
+        ("low bit dropped", "e -> (e) & ~1"),
+        ("condition negated", "g < 7 -> (g < 7) == 0"),
+        ("comparison swapped", "g < 7 -> g <= 7"),
+        ("constant off by one", "7 -> 8"),
+        ("constant off by one", "7 -> 6"),
+        ("statement dropped", "m.d.sync += h.eq(Mux(i, j, ~k)) -> pass"),
+        ("low bit dropped", "Mux(i, j, ~k) -> (Mux(i, j, ~k)) & ~1"),
+        ("choice swapped", "Mux(i, j, ~k) -> Mux(i, ~k, j)"),
+        ("negation lost", "~k -> k"),
+        ("condition negated", "8 == 9 -> not (8 == 9)"),
+        ("comparison swapped", "8 == 9 -> 8 != 9"),
+        ("constant off by one", "8 -> 9"),
+        ("constant off by one", "8 -> 7"),
+        ("constant off by one", "9 -> 10"),
+        ("constant off by one", "9 -> 8"),
+        ("limit lost", "max(n, o) -> (n)"),
+    }
+
+
+def test_what_simulators_have_of_their_own() -> None:
+    source = "RING = 5\nC_A, C_B = 1, 2\nw[X] += a\ncoverage[C_A] += 1\nb = c and d\ne[f] = g - h\n"
+    assert _changes(source, SIM) == {
+        ("statement dropped", "w[X] += a -> pass"),
+        ("logic swapped", "c and d -> c or d"),
+        ("statement dropped", "e[f] = g - h -> pass"),
+        ("sign swapped", "g - h -> g + h"),
+    }
+
+
+@pytest.mark.parametrize("path", ["hw/systol_hw/rtl/ports.py", "sim/systol_sim/walkers.py"])
+def test_mutants_parse_and_differ(path: str) -> None:
+    source = (ROOT / path).read_text("utf-8")
+    whole = ast.dump(ast.parse(source))
+    found = mutants_of(path, RTL if path.startswith("hw") else SIM, source)
+    assert len(found) > 100
+    for mutant in found:
+        changed = mutant.apply(source)
+        assert ast.dump(ast.parse(changed)) != whole, mutant
+        assert source.count("\n", 0, mutant.offset) == mutant.line - 1
+
+
+@pytest.mark.parametrize("target", [RTL, SIM])
+def test_selection_is_deterministic_and_spread(target: str) -> None:
+    first = list(itertools.islice(select(ROOT, target, 1), 24))
+    assert first == list(itertools.islice(select(ROOT, target, 1), 24))
+    assert first != list(itertools.islice(select(ROOT, target, 2), 24))
+    assert len(set(first)) == 24
+    # No module has a second turn before all have had their first.
+    assert {m.path for m in first} == set(MODULES[target])
+    assert len({m.operator for m in first}) >= 6
+
+
+def _mutant(path: str, before: str, after: str) -> Mutant:
+    """The mutant that changes a text, where it first stands."""
+    offset = (ROOT / path).read_text("utf-8").index(before)
+    return Mutant(
+        target=SIM, path=path, line=1, operator="by hand", before=before, after=after,
+        offset=offset,
+    )
+
+
+WALKERS = "sim/systol_sim/walkers.py"
+
+
+def test_trials_survive_json(tmp_path: Path) -> None:
+    mutant = next(select(ROOT, SIM, 1))
+    trials = [
+        Trial(mutant=mutant, outcome=outcome, check="check", by="by", seconds=1.5)
+        for outcome in (KILLED, PASSED, SAME)
+    ]
+    again = [Trial.from_record(json.loads(json.dumps(t.as_record()))) for t in trials]
+    assert again == trials
+    assert [t.killed for t in trials] == [True, False, False]
+    summary = format_summary(trials)
+    assert "sim: 1 of 2 mutants killed; 1 same hardware" in summary
+    assert f"survives: {mutant.path}:{mutant.line}: " in summary
+
+
+class _NoWorkshop(Workshop):
+    """Trials without running anything."""
+
+    def __init__(self) -> None:
+        self.base = ROOT
+        self.tried: list[Mutant] = []
+
+    def check_base(self, target: str) -> float:
+        return 0.0
+
+    def try_mutant(self, mutant: Mutant) -> Trial:
+        self.tried.append(mutant)
+        outcome = SAME if len(self.tried) % 2 else KILLED
+        return Trial(mutant=mutant, outcome=outcome, check="", by="", seconds=0.0)
+
+
+def test_campaign_replaces_what_does_not_count_and_resumes() -> None:
+    workshop = _NoWorkshop()
+    trials = list(campaign(workshop, {RTL: 3, SIM: 1}, 1))
+    assert [t.counts for t in trials] == [False, True] * 4
+    assert [t.mutant.target for t in trials] == [RTL] * 6 + [SIM] * 2
+    again = _NoWorkshop()
+    known = {t.mutant: t for t in trials[:5]}
+    list(campaign(again, {RTL: 3}, 1, known=known))
+    assert trials[5].mutant == again.tried[0] and not set(known) & set(again.tried)
+
+
+def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutants.main(["--mutants", "0"]) == 3
+    assert "--mutants must be at least 1, not 0" in capsys.readouterr().err
+    broken = tmp_path / "trials.json"
+    broken.write_text("[{}]")
+    assert mutants.main(["--resume", str(broken)]) == 3
+    assert "does not hold the trials of an earlier run" in capsys.readouterr().err
+    with pytest.raises(mutants.InputError, match="need the project's checkout"):
+        Workshop(tmp_path, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform == "win32", reason="trials end by the alarm signal")
+def test_simulator_mutants_are_found(tmp_path: Path) -> None:
+    workshop = Workshop(ROOT, tmp_path)
+    wrong = _mutant(WALKERS, "w[W_ROW] < w[W_K_LIVE]", "w[W_ROW] <= w[W_K_LIVE]")
+    trial = workshop.try_mutant(wrong)
+    assert trial.outcome == KILLED, trial
+    assert trial.check == "micro-programs"
+    # A step that never ends is found too, by the clock.
+    endless = _mutant(WALKERS, "w[T_DONE] += live", "pass")
+    assert workshop.try_mutant(endless).killed
+    # Nothing is left of either.
+    assert {path.name for path in tmp_path.iterdir()} <= {"base", "base-cache"}
