@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.errors import NumbaError
 
 import systol_sim
 from systol_hw.arch import Arch
@@ -26,7 +27,12 @@ from systol_hw.counters import AMOUNTS
 from systol_hw.isa import instruction
 from systol_hw.program import Program, make_program
 from systol_hw.rtl import emit
-from systol_sim.faulting import FAULT_WATCHDOG_CYCLES, fault_kinds, generate_faulting
+from systol_sim.faulting import (
+    FAULT_WATCHDOG_CYCLES,
+    empty_program,
+    fault_kinds,
+    generate_faulting,
+)
 from systol_sim.fuzz import Executor, compare_executors, refer, simulate
 from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
@@ -42,6 +48,7 @@ OTHER_PROGRAMS = 4
 """Valid programs on each other fuzz machine, simulator against reference."""
 CYCLE_LIMIT = 3_000_000
 STALL_PERCENT, EXTRA_DELAY = 30, 25
+LATE_WATCHDOG_CYCLES = 50_000
 CHECK_SECONDS, COMPILE_SECONDS, BUILD_SECONDS = 40, 240, 600
 OVERFLOW_SECONDS = 120
 
@@ -81,8 +88,9 @@ def _rtl(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
 def _rtl_late(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
     """The RTL on memories that are late at random: values and amounts must be the same."""
     result = run(
-        program, contents, checked=True, cycle_limit=CYCLE_LIMIT, extra_delay=EXTRA_DELAY,
-        stall_percent=STALL_PERCENT, seed=len(program.code),
+        program, contents, checked=True, watchdog_cycles=LATE_WATCHDOG_CYCLES,
+        cycle_limit=CYCLE_LIMIT, extra_delay=EXTRA_DELAY, stall_percent=STALL_PERCENT,
+        seed=len(program.code),
     )
     assert result.counters is not None
     amounts = result.counters.amounts.copy()
@@ -126,6 +134,7 @@ def _programs(
             kind = chosen[number]
             name = f"{arch.name}, program {seed} with {kind}"
             _compare(record, name, generate_faulting(arch, seed, kind), faulting)
+    _compare(record, f"{arch.name}, empty program", empty_program(arch), faulting)
 
 
 def _build(record: _Record, arch: Arch) -> None:
@@ -204,6 +213,11 @@ def try_simulator(record: _Record) -> str:
         raise _Difference("the micro-programs cannot be collected")
     _prepare_build()
     executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    with record.check("skipping"):
+        case = generate(MACHINES[0], 0)
+        skips = [f(case.program, case.contents).coverage["skips"] for f in (simulate, _STEPPED)]
+    if not skips[0] or skips[1]:
+        raise _Difference(f"{skips[0]} skips where they are allowed, {skips[1]} where not")
     for arch in MACHINES:
         with record.check(f"{arch.name}, build", BUILD_SECONDS):
             build.model_library(arch, packed=True)
@@ -231,6 +245,9 @@ def main(arguments: Sequence[str]) -> int:
     except _Difference as difference:
         outcome = KILLED
         record.write(by=str(difference))
+    except NumbaError as error:
+        outcome = NOT_BUILT
+        record.write(by=str(error).splitlines()[0])
     except Exception as error:
         outcome = KILLED
         record.write(by=f"{type(error).__name__}: {error}")

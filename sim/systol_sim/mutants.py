@@ -1,216 +1,25 @@
 """Plants mistakes in the hardware and the simulator, one at a time, and counts those found.
 
 `python -m systol_sim.mutants --mutants 30 --seed 1` makes mutants (`systol_sim.mutation`) of a copy
-of the sources and lets each be tried (`systol_sim.mutant_trial`) in a process of its own.
+of the sources (`systol_sim.mutant_workshop`) and lets each be tried (`systol_sim.mutant_trial`) in
+a process of its own.
 """
 
 import argparse
-import contextlib
 import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from systol_hw.errors import DifferenceError, InputError, SystolError
-from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM, TARGETS, Mutant, select
-
-TIMED_OUT = "timed out"
-"""Outcome of a trial whose check did not end in time: the mutant is killed."""
-CRASHED = "crashed"
-"""Outcome of a trial whose process died: the mutant is killed."""
-SURVIVED = PASSED
-_DISCARDED = frozenset({NOT_BUILT, SAME})
-_TRIAL_SECONDS = 1800
-_SOURCES = ("hw/systol_hw", "sim/systol_sim")
-_TEST_FILES = ("tests/sim/test_microprograms.py", "docs/microprograms.md")
-_PYTEST_OPTIONS = "[pytest]\nmarkers =\n    verilator: builds and runs the RTL\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What came of one mutant.
-
-    Parameters
-    ----------
-    mutant
-    outcome
-        `"passed"` (it survives), `"killed"`, `"timed out"`, `"crashed"`, or for mutants that do not
-        count `"not built"` or `"same hardware"`.
-    check
-        The check that it came to.
-    by
-        What that check found.
-    seconds
-        Of the whole trial.
-    """
-
-    mutant: Mutant
-    outcome: str
-    check: str
-    by: str
-    seconds: float
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is a mutant of a working machine at all."""
-        return self.outcome not in _DISCARDED
-
-    @property
-    def killed(self) -> bool:
-        """Whether the mutant was found."""
-        return self.outcome in (KILLED, TIMED_OUT, CRASHED)
-
-    @property
-    def verdict(self) -> str:
-        """What killed the mutant, in words."""
-        if not self.killed:
-            return "survives" if self.counts else f"{self.outcome}: {self.by}"
-        return f"{self.check}: {self.by or self.outcome}"
-
-    def as_record(self) -> dict[str, Any]:
-        """The trial as JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Trial":
-        """The inverse of `as_record`."""
-        return cls(**{**record, "mutant": Mutant(**record["mutant"])})
-
-
-class Workshop:
-    """A copy of the sources, in which mutants are made and tried; changes to the sources while it
-    is in use do not matter.
-
-    Parameters
-    ----------
-    root
-        The project's checkout.
-    directory
-        Scratch.
-
-    Raises
-    ------
-    InputError
-        If `root` is not a checkout.
-    """
-
-    def __init__(self, root: Path, directory: Path) -> None:
-        for name in (*_SOURCES, *_TEST_FILES):
-            if not (root / name).exists():
-                raise InputError(
-                    f"mutants need the project's checkout, and {root} has no {name}: run this from "
-                    "a checkout with an editable install"
-                )
-        self.base = directory / "base"
-        self.directory = directory
-        self.digests: list[str] = []
-        for name in _SOURCES:
-            shutil.copytree(
-                root / name, self.base / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        for name in _TEST_FILES:
-            (self.base / name).parent.mkdir(parents=True)
-            shutil.copy(root / name, self.base / name)
-        (self.base / "pytest.ini").write_text(_PYTEST_OPTIONS, "utf-8")
-
-    def check_base(self, target: str) -> float:
-        """Try the unchanged sources, which must pass; the seconds that it takes.
-
-        Raises
-        ------
-        DifferenceError
-            If they do not pass.
-        """
-        started = time.monotonic()
-        record = self._run(target, self.base, self.directory / "base-cache", [])
-        if record["outcome"] != PASSED:
-            raise DifferenceError(
-                f"the unchanged sources do not pass the trial of {target}: {record['check']}: "
-                f"{record.get('by', record['outcome'])}; mend that before planting mistakes"
-            )
-        if target == RTL:
-            self.digests = list(record["digests"].values())
-        return time.monotonic() - started
-
-    def try_mutant(self, mutant: Mutant) -> Trial:
-        """Plant one mistake and look for it."""
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=self.directory) as name:
-            scratch = Path(name)
-            tree = scratch / "tree"
-            if mutant.target == SIM:
-                shutil.copytree(self.base, tree)
-            else:
-                # The simulator is the right one, and stays compiled.
-                shutil.copytree(self.base / "hw", tree / "hw")
-            module = tree / mutant.path
-            module.write_text(mutant.apply(module.read_text("utf-8")), "utf-8")
-            record = self._run(mutant.target, tree, scratch / "cache", self.digests)
-        return Trial(
-            mutant=mutant,
-            outcome=record["outcome"],
-            check=record.get("check", ""),
-            by=record.get("by", ""),
-            seconds=round(time.monotonic() - started, 1),
-        )
-
-    def _run(
-        self, target: str, tree: Path, cache: Path, digests: Sequence[str]
-    ) -> dict[str, Any]:
-        """One trial of `tree`, completed by the sources that it does not change."""
-        base_cache = self.directory / "base-cache"
-        changed = {RTL: "hw", SIM: "sim"}[target]
-        roots = {name: self.base / name for name in ("hw", "sim")}
-        roots[changed] = tree / changed
-        # What does not change keeps its cache: models for a simulator's mutant, compiled steps for
-        # the hardware's.
-        models, compiled = (cache, base_cache) if target == RTL else (base_cache, cache)
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(str(path) for path in roots.values()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "XDG_CACHE_HOME": str(models),
-            "NUMBA_CACHE_DIR": str(compiled / "numba"),
-        }
-        cache.mkdir(parents=True, exist_ok=True)
-        path = cache / "record.json"
-        path.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "systol_sim.mutant_trial", target, str(path), *digests]
-        # A group of its own: compilers that it started must not outlive it.
-        process = subprocess.Popen(
-            command, env=environment, cwd=cache, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        try:
-            _, errors = process.communicate(timeout=_TRIAL_SECONDS)
-            status = process.returncode
-        except subprocess.TimeoutExpired:
-            status, errors = -signal.SIGALRM, ""
-        finally:
-            if process.returncode is None or process.returncode == -signal.SIGALRM:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        record: dict[str, Any] = {"check": "start"}
-        if path.exists():
-            record |= json.loads(path.read_text("utf-8"))
-        if "outcome" not in record:
-            last = (errors.strip().splitlines() or [f"status {status}"])[-1]
-            timed_out = status == -signal.SIGALRM
-            record["outcome"] = TIMED_OUT if timed_out else CRASHED
-            record["by"] = "took too long" if timed_out else last
-        return record
+from systol_hw.errors import InputError, SystolError
+from systol_sim.mutant_workshop import DISCARDED, Trial, Workshop
+from systol_sim.mutation import RTL, SIM, TARGETS, Mutant, select
 
 
 def campaign(
@@ -276,7 +85,7 @@ def format_summary(trials: Sequence[Trial]) -> str:
             continue
         killed = sum(trial.killed for trial in counted)
         line = f"{target}: {killed} of {len(counted)} mutants killed"
-        for outcome in sorted(_DISCARDED):
+        for outcome in sorted(DISCARDED):
             number = sum(trial.outcome == outcome for trial in mine)
             line += f"; {number} {outcome}" if number else ""
         lines.append(line)

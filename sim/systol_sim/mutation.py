@@ -17,8 +17,8 @@ from typing import Any
 RTL, SIM = "rtl", "sim"
 TARGETS = (RTL, SIM)
 PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardware"
-"""Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile. `SAME`: its Verilog is
-that of the unchanged sources."""
+"""Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile, or the simulator cannot
+be imported or compiled. `SAME`: the RTL's Verilog is that of the unchanged sources."""
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     RTL: tuple(
@@ -109,16 +109,9 @@ def mutants_of(path: str, target: str, source: str) -> list[Mutant]:
     """All mutants of one module, in source order; every one parses and differs from the source."""
     finder = _Finder(path, target, source)
     finder.visit(ast.parse(source))
-    found = dict.fromkeys(sorted(finder.found, key=lambda m: (m.offset, m.operator, m.after)))
-    return [mutant for mutant in found if _parses(mutant.apply(source))]
-
-
-def _parses(source: str) -> bool:
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        return False
-    return True
+    return list(
+        dict.fromkeys(sorted(finder.found, key=lambda m: (m.offset, m.operator, m.after)))
+    )
 
 
 def select(root: Path, target: str, seed: int) -> Iterator[Mutant]:

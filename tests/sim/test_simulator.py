@@ -27,6 +27,7 @@ def test_skipping_changes_nothing(arch: Arch, seed: int) -> None:
     case = generate(arch, seed)
     stepped = simulator.run_timing(case.program, skip=False)
     skipped = simulator.run_timing(case.program, skip=True)
+    assert stepped.coverage["skips"] == 0 < skipped.coverage["skips"]
     assert stepped.counters is not None and skipped.counters is not None
     assert skipped.counters.differences(stepped.counters) == []
     assert skipped.times is not None
