@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from systol_hw.arch import INSTRUCTION_BYTES, Arch
 from systol_hw.faults import Unit
@@ -90,7 +91,7 @@ class Operation:
                 return field
         raise KeyError(name)
 
-    @property
+    @cached_property
     def used_bits(self) -> int:
         """Mask of the 512 bits that the opcode and the fields occupy."""
         mask = 0xFF

@@ -24,6 +24,8 @@ class Window:
 class Program:
     """Everything that an executor needs besides the windows' contents.
 
+    Its arrays are not to be changed: executors remember what they worked out of a program.
+
     Parameters
     ----------
     arch

@@ -1,6 +1,9 @@
 """The fast simulator: exact values, exact cycles."""
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -10,7 +13,16 @@ from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
 from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES
 from systol_sim.checker import check
-from systol_sim.instruction_table import TAG, UNIT, VALUE, build_table, machine_figures
+from systol_sim.instruction_table import (
+    KIND,
+    REFUSED,
+    TAG,
+    UNIT,
+    VALUE,
+    InstructionTable,
+    build_table,
+    machine_figures,
+)
 from systol_sim.results import Counters, RunResult
 from systol_sim.stepper import COVERAGE_NAMES, step_program
 from systol_sim.values import Values, compute_values
@@ -87,8 +99,64 @@ def run(
 def run_timing(
     program: Program, *, skip: bool = True, watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES
 ) -> RunResult:
-    """Times and counters of `program` without checking it and without values."""
-    table = build_table(program)
+    """Times and counters of `program` without checking it and without values.
+
+    Time never depends on data, so a program is stepped once; later calls give copies.
+    """
+    prepared = _prepare(program)
+    key = (skip, watchdog_cycles)
+    if key not in prepared.timings:
+        prepared.timings[key] = _step(program, prepared.table, skip, watchdog_cycles)
+    timed = prepared.timings[key]
+    assert timed.counters is not None and timed.times is not None
+    return dataclasses.replace(
+        timed,
+        counters=Counters(
+            states=timed.counters.states.copy(),
+            amounts=timed.counters.amounts.copy(),
+            scalars=timed.counters.scalars.copy(),
+        ),
+        times=timed.times.copy(),
+        interrupts=list(timed.interrupts),
+        coverage=dict(timed.coverage),
+    )
+
+
+def instruction_tags(program: Program) -> np.ndarray:
+    """The debug tag of each instruction of a program that decodes: int64 (instructions,)."""
+    return _prepare(program).tags
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """What of a program is worked out once: its arrays are never changed."""
+
+    table: InstructionTable
+    tags: np.ndarray
+    timings: dict[tuple[bool, int], RunResult]
+
+
+_PREPARED: WeakKeyDictionary[Program, _Prepared] = WeakKeyDictionary()
+
+
+def _prepare(program: Program) -> _Prepared:
+    prepared = _PREPARED.get(program)
+    if prepared is None:
+        table = build_table(program)
+        tags = np.zeros(len(table.rows), np.int64)
+        tag = 0
+        for pc, row in enumerate(table.rows):
+            tags[pc] = tag
+            if row[UNIT] == Unit.CONTROL and row[REFUSED] == 0 and row[KIND] == TAG:
+                tag = int(row[VALUE])
+        prepared = _Prepared(table=table, tags=tags, timings={})
+        _PREPARED[program] = prepared
+    return prepared
+
+
+def _step(
+    program: Program, table: InstructionTable, skip: bool, watchdog_cycles: int
+) -> RunResult:
     count = len(table.rows)
     counters = Counters.zero()
     times = np.full((count, 2), -1, np.int64)
@@ -121,22 +189,10 @@ def run_timing(
     )
 
 
-def instruction_tags(program: Program) -> np.ndarray:
-    """The debug tag of each instruction of a program that decodes: int64 (instructions,)."""
-    rows = build_table(program).rows
-    tags = np.zeros(len(rows), np.int64)
-    tag = 0
-    for pc, row in enumerate(rows):
-        tags[pc] = tag
-        if row[UNIT] == Unit.CONTROL and row[2] == 0 and row[1] == TAG:
-            tag = int(row[VALUE])
-    return tags
-
-
 def add_value_amounts(program: Program, counters: Counters, computed: Values) -> None:
     """Charge the counts that depend on values to the tags of their instructions."""
-    tags = instruction_tags(program)
-    units = build_table(program).rows[:, UNIT]
+    prepared = _prepare(program)
+    tags, units = prepared.tags, prepared.table.rows[:, UNIT]
     for index, amount in enumerate(AMOUNTS):
         if not amount.depends_on_values:
             continue

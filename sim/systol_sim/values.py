@@ -5,6 +5,7 @@ rows go to the matrix library at once. Shares no arithmetic with `systol_sim.ref
 """
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -42,6 +43,16 @@ def compute_values(program: Program, windows: list[np.ndarray]) -> Values:
     return _Machine(program, windows).run()
 
 
+_DECODED: WeakKeyDictionary[Program, list[Instruction]] = WeakKeyDictionary()
+
+
+def _instructions(program: Program) -> list[Instruction]:
+    """The instructions of `program`, decoded once: a program's arrays are never changed."""
+    if program not in _DECODED:
+        _DECODED[program] = [decode(word.tobytes()) for word in program.code]
+    return _DECODED[program]
+
+
 def _grid(*loops: tuple[int, int]) -> np.ndarray:
     """Offsets of nested (count, step) loops, outermost first: int64, one dimension each."""
     total = np.zeros((1,) * len(loops), np.int64)
@@ -75,8 +86,7 @@ class _Machine:
         self.saturations = np.zeros(len(program.code), np.int64)
 
     def run(self) -> Values:
-        for pc, word in enumerate(self.program.code):
-            item = decode(word.tobytes())
+        for pc, item in enumerate(_instructions(self.program)):
             if item.unit in (Unit.LOAD, Unit.STORE):
                 self._transfer(item)
             elif item.unit is Unit.WEIGHTS:
