@@ -13,7 +13,7 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint types docs-check clean
+.PHONY: help demo test slow fuzz lint types docs-check clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,14 @@ test: $(DEV_READY)  ## every test that is not slow
 
 slow: $(DEV_READY)  ## the slow tests: whole networks on the RTL, synthesis, the full test set
 	$(PY) -m pytest -m slow
+
+# A seed of its own for every run; a failure prints it. One of the past: make fuzz SEED=...
+SEED ?= $(shell date +%s)
+PROGRAMS ?= 400
+fuzz: $(DEV_READY)  ## fresh random programs on every executor, the RTL among them
+	@echo "make fuzz SEED=$(SEED) PROGRAMS=$(PROGRAMS)"
+	$(VENV)/bin/systol fuzz --programs $(PROGRAMS) --seed $(SEED) --backend rtl --processes $(JOBS) \
+		--directory build/fuzz
 
 lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
 	$(PY) -m ruff check

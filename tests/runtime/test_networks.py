@@ -55,6 +55,7 @@ def _compiled(model: str, arch: Arch, batch: int) -> systol.CompiledModel:
 
 @pytest.mark.slow
 @pytest.mark.verilator
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("memories", OTHER_MEMORIES)
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("machine", MACHINES)
@@ -105,6 +106,7 @@ def test_every_output_equals_the_quantized_reference(model: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.data
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("model", MODELS)
 def test_int8_is_within_half_a_point_of_float(
     model: str, mnist_full: tuple[np.ndarray, np.ndarray]
