@@ -13,7 +13,7 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow fuzz lint types docs-check clean
+.PHONY: help demo test slow fuzz mutants lint types docs-check clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ fuzz: $(DEV_READY)  ## fresh random programs on every executor, the RTL among th
 	$(VENV)/bin/systol fuzz --programs $(PROGRAMS) --seed $(SEED) --backend rtl --processes $(JOBS) \
 		--directory build/fuzz
 
+mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
+	$(PY) -m systol_sim.mutants --mutants 30 --seed 1
+
 lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
 	$(PY) -m ruff check
 	$(VENV)/bin/lint-imports
@@ -42,7 +45,7 @@ lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
 types: $(DEV_READY)  ## strict type check
 	$(PY) -m mypy
 
-docs-check: $(DEV_READY)  ## generated pages are fresh, commands in the docs run
+docs-check: $(DEV_READY)  ## generated pages are fresh
 	$(PY) -m systol.docs_check
 
 clean:  ## remove the environment and everything built
