@@ -15,7 +15,9 @@ from systol_hw.assembly import assemble
 from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
 from systol_hw.faults import Unit
 from systol_hw.program import Program, Window, make_program
+from systol_sim.amaranth_sim import run as run_amaranth
 from systol_sim.checker import check
+from systol_sim.comparison import differences
 from systol_sim.results import RunResult
 from systol_sim.simulator import run as simulate
 from systol_sim.verilated import run as run_verilated
@@ -130,3 +132,10 @@ def test_simulator(micro: MicroProgram, run: Callable[[Program], RunResult]) -> 
 @pytest.mark.parametrize("micro", MICRO_PROGRAMS, ids=lambda m: m.name)
 def test_rtl(micro: MicroProgram) -> None:
     _assert_expected(micro, run_verilated(micro.program, {}))
+
+
+@pytest.mark.parametrize("micro", MICRO_PROGRAMS, ids=lambda m: m.name)
+def test_amaranth(micro: MicroProgram) -> None:
+    result = run_amaranth(micro.program, {})
+    _assert_expected(micro, result)
+    assert differences(micro.program, simulate(micro.program), result) == []
