@@ -25,7 +25,7 @@ test: $(DEV_READY)  ## every test that is not slow
 	$(PY) -m pytest -m "not slow" -n $(JOBS)
 
 slow: $(DEV_READY)  ## the slow tests: whole networks on the RTL, synthesis, the full test set
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m slow -n $(JOBS) --dist loadfile
 
 # A seed of its own for every run; a failure prints it. One of the past: make fuzz SEED=...
 SEED ?= $(shell date +%s)
