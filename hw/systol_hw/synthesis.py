@@ -72,7 +72,9 @@ def estimate(arch: Arch, *, packed: bool = True, log: Path | None = None) -> dic
 
 def cells_of(report: dict[str, Any]) -> dict[str, int]:
     """Cells by type from the report of yosys' `stat -json`."""
-    cells = {str(k): int(v) for k, v in report["design"]["num_cells_by_type"].items()}
+    # What begins with "$" is yosys' own bookkeeping.
+    counts = report["design"]["num_cells_by_type"]
+    cells = {str(k): int(v) for k, v in counts.items() if not k.startswith("$")}
     # A carry cell takes the two LUTs of its slice, a 16x4 distributed memory three slices: two hold
     # the data, the third drives the write port.
     # Ref: Lattice FPGA-DS-02012, "ECP5 Family Data Sheet", slices for distributed RAM.

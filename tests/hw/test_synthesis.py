@@ -11,13 +11,15 @@ def test_carries_and_distributed_memory_count_as_lookup_tables() -> None:
     report = {
         "design": {
             "num_cells_by_type": {
-                "LUT4": 10, "CCU2C": 3, "TRELLIS_DPR16X4": 2, "DP16KD": 5, "TRELLIS_FF": 7
+                "LUT4": 10, "CCU2C": 3, "TRELLIS_DPR16X4": 2, "DP16KD": 5, "TRELLIS_FF": 7,
+                "$scopeinfo": 4,
             }
         }
     }  # fmt: skip
     cells = cells_of(report)
     assert cells["LUT4_total"] == 10 + 2 * 3 + 6 * 2
     assert cells["DP16KD"] == 5 and cells["TRELLIS_FF"] == 7
+    assert not any(name.startswith("$") for name in cells)
 
 
 def test_missing_yosys(monkeypatch: pytest.MonkeyPatch) -> None:
