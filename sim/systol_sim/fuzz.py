@@ -1,11 +1,12 @@
 """Runs random programs on random machines through several executors and compares everything."""
 
 import random
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +160,9 @@ def fuzz(
         jobs.append((arch, seed + n, kind))
     work = partial(_job, executors=executors, directory=directory)
     if processes > 1:
-        with ProcessPoolExecutor(processes) as pool:
-            results = pool.map(work, jobs, chunksize=4)
-            for done, result in enumerate(results, start=1):
+        # Leaving the block ends the workers: an interrupt does not wait for what is queued.
+        with Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
+            for done, result in enumerate(pool.imap(work, jobs, chunksize=4), start=1):
                 report.merge(result)
                 if progress is not None:
                     progress(done)
@@ -172,6 +173,11 @@ def fuzz(
                 progress(done)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """A Ctrl-C reaches every process of the group; only the parent answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _kind(arch: Arch, seed: int, faulting: float) -> str | None:
