@@ -63,37 +63,20 @@ def run(
         check(program)
     windows = program.initial_windows(dict(contents or {}))
     timed = run_timing(program, skip=skip, watchdog_cycles=watchdog_cycles)
-    if not values or timed.fault is not None:
-        if timed.counters is not None:
-            for index, amount in enumerate(AMOUNTS):
-                if amount.depends_on_values:
-                    timed.counters.amounts[index] = -1
-        return RunResult(
-            arch=program.arch,
-            fault=timed.fault,
-            windows=windows,
-            counters=timed.counters,
-            times=timed.times,
-            interrupts=timed.interrupts,
-            coverage=timed.coverage,
-        )
-    computed = compute_values(program, windows)
     assert timed.counters is not None
+    if not values or timed.fault is not None:
+        for index, amount in enumerate(AMOUNTS):
+            if amount.depends_on_values:
+                timed.counters.amounts[index] = -1
+        return dataclasses.replace(timed, windows=windows)
+    computed = compute_values(program, windows)
     add_value_amounts(program, timed.counters, computed)
-    return RunResult(
-        arch=program.arch,
-        fault=None,
-        windows=windows,
-        counters=timed.counters,
-        times=timed.times,
-        interrupts=timed.interrupts,
-        memories={
-            "ub": computed.ub,
-            "accumulators": computed.accumulators,
-            "weight": computed.weight,
-        },
-        coverage=timed.coverage,
-    )
+    memories = {
+        "ub": computed.ub,
+        "accumulators": computed.accumulators,
+        "weight": computed.weight,
+    }
+    return dataclasses.replace(timed, windows=windows, memories=memories)
 
 
 def run_timing(
@@ -122,14 +105,17 @@ def run_timing(
     )
 
 
-def instruction_tags(program: Program) -> np.ndarray:
-    """The debug tag of each instruction of a program that decodes: int64 (instructions,)."""
-    return _prepare(program).tags
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Prepared:
-    """What of a program is worked out once: its arrays are never changed."""
+    """What of a program is worked out once: its arrays are never changed.
+
+    Parameters
+    ----------
+    tags
+        The debug tag of each instruction of a program that decodes: int64 (instructions,).
+    timings
+        Results of `_step` by its last two arguments.
+    """
 
     table: InstructionTable
     tags: np.ndarray

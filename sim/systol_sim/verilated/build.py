@@ -19,6 +19,7 @@ from pathlib import Path
 
 import systol_hw
 from systol_hw.arch import Arch
+from systol_hw.atomic_file import replacing
 from systol_hw.errors import DifferenceError, MissingToolError
 
 TOP = "systol_machine"
@@ -109,7 +110,8 @@ def model_library(arch: Arch, *, packed: bool) -> Path:
     library = directory / f"{key}.so"
     if not library.exists():
         _build(verilog, library)
-    _write_atomically(index, key.encode("ascii"))
+    with replacing(index) as stream:
+        stream.write(key.encode("ascii"))
     return library
 
 
@@ -146,12 +148,6 @@ def _processor() -> str:
             if line.startswith(("flags", "Features")):
                 return line
     return os.uname().machine
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
 
 
 def _build(verilog: str, library: Path) -> None:
