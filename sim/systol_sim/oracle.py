@@ -10,8 +10,6 @@ from fractions import Fraction
 
 MULTIPLIER_LOW = 1 << 16
 """The least normalized multiplier; the greatest is `2 * MULTIPLIER_LOW - 1`."""
-SHIFT_LIMIT = 63
-"""The greatest requantization shift."""
 _FLOAT32_BITS = 24
 _FLOAT32_LEAST_EXPONENT = -149
 

@@ -34,7 +34,6 @@ ET_EXEC = 2
 SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_NOTE = 1, 2, 3, 7
 SHF_ALLOC, SHF_EXECINSTR = 2, 4
 STB_GLOBAL_FUNC = (1 << 4) | 2
-STB_LOCAL_SECTION = 3
 ALIGNMENT = 64
 """Of every section's offset: code and weights can be used where they lie in a mapped file."""
 NOTE_ALIGNMENT = 4
