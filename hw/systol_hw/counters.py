@@ -88,7 +88,9 @@ UNIT_STATES: dict[Unit, tuple[State, ...]] = {
             for unit in Unit
             if unit is not Unit.CONTROL
         ),
-        State(code=8, name="wait_quiet", doc="barrier or halt waits until every unit is quiet"),
+        State(code=8, name="wait_quiet",
+              doc="barrier, halt or sync_host waits until every unit is quiet"),
+        State(code=9, name="wait_host", doc="sync_host waits for the host's acknowledgement"),
     ),
     Unit.LOAD: _unit_states(Unit.LOAD, "a beat is issued to a memory port", _PORT),
     Unit.STORE: _unit_states(
@@ -99,8 +101,9 @@ UNIT_STATES: dict[Unit, tuple[State, ...]] = {
     ),
     Unit.WEIGHTS: _unit_states(
         Unit.WEIGHTS,
-        "a beat is issued to the weight port",
+        "a beat is issued to the weight port, or a line is read from the unified buffer",
         _PORT,
+        _BANK,
         State(code=12, name="wait_fifo", doc="the weight FIFO has no room for the next tile"),
     ),
     Unit.MATRIX: _unit_states(
@@ -112,7 +115,7 @@ UNIT_STATES: dict[Unit, tuple[State, ...]] = {
     ),
     Unit.VECTOR: _unit_states(
         Unit.VECTOR,
-        "a parameter read or a tap is performed, or the last tap still occupies the lanes",
+        "a parameter or table read, an access or a pass is performed, or one occupies the lanes",
         _BANK,
         State(code=12, name="wait_buffer", doc="the write buffer is full"),
         State(code=13, name="wait_lanes", doc="waits until the lanes have emptied"),
@@ -133,7 +136,7 @@ AMOUNTS: tuple[Amount, ...] = (
     Amount(group=10, unit=Unit.STORE, name="weight_bytes", measure="bytes",
            doc="live bytes written to weight memory from the unified buffer"),
     Amount(group=11, unit=Unit.WEIGHTS, name="weight_bytes", measure="bytes",
-           doc="live weight bytes read into the weight FIFO"),
+           doc="live weight bytes read from weight memory into the weight FIFO"),
     Amount(group=12, unit=Unit.MATRIX, name="useful_macs", measure="MACs",
            doc="live rows times live columns, over the rows that enter the array"),
     Amount(group=13, unit=Unit.MATRIX, name="padding_macs", measure="MACs",
@@ -141,11 +144,13 @@ AMOUNTS: tuple[Amount, ...] = (
     Amount(group=14, unit=Unit.MATRIX, name="overflows", measure="sums",
            doc="accumulations that wrapped in 32 bits", depends_on_values=True),
     Amount(group=15, unit=Unit.VECTOR, name="saturations", measure="elements",
-           doc="results outside -128..127 before the clip", depends_on_values=True),
+           doc="results outside the range of the output's width", depends_on_values=True),
     Amount(group=16, unit=Unit.VECTOR, name="overflows", measure="elements",
            doc="bias additions that wrapped in 32 bits", depends_on_values=True),
     Amount(group=17, unit=Unit.VECTOR, name="elements", measure="elements",
            doc="elements of the output rows whose last tap was performed"),
+    Amount(group=18, unit=Unit.WEIGHTS, name="ub_bytes", measure="bytes",
+           doc="live weight bytes read from the unified buffer into the weight FIFO"),
 )
 """The per-tag sums, by counter group."""
 

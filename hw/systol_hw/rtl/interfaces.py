@@ -209,6 +209,7 @@ def amount_bits(arch: Arch, unit: Unit) -> dict[str, int]:
         "fetch_bytes": beat,
         "host_bytes": beat,
         "weight_bytes": beat,
+        "ub_bytes": bits_for(arch.ub_width_bytes),
         "useful_macs": bits_for(arch.rows * arch.columns),
         "padding_macs": bits_for(arch.rows * arch.columns),
         "overflows": bits_for(arch.columns),
