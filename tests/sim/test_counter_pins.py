@@ -1,9 +1,9 @@
 """Counters that no micro-program pins: small programs, with figures derived from docs/timing.md.
 
 The machine and its fetch are those of docs/microprograms.md: the queue holds instruction i from
-cycle 8i + 19 on, and a program of n keeps WEIGHTS off the weight port through cycle 8n - 1. Programs
-are not valid ones where that is shorter (they read what nothing wrote, and leave tiles in the FIFO):
-time does not depend on it.
+cycle 8i + 19 on, and a program of n keeps WEIGHTS off the weight port through cycle 8n - 1.
+Programs are not valid ones where that is shorter (they read what nothing wrote, and leave tiles in
+the FIFO): time does not depend on it.
 """
 
 import dataclasses
@@ -267,8 +267,8 @@ def _values(text: str, window: np.ndarray) -> RunResult:
 
 def test_saturations_and_overflows_of_the_vector_unit() -> None:
     # Eight bytes of 100; parameters of 4 channels: three double it, the fourth's bias overflows.
-    parameters = [[0, 0, 0, 0, 2, 0, 0, 0]] * 3 + [[255, 255, 255, 127, 1, 0, 0, 0]]
-    window = np.array([100] * 8 + sum(parameters, []), np.uint8)
+    parameters = [0, 0, 0, 0, 2, 0, 0, 0] * 3 + [255, 255, 255, 127, 1, 0, 0, 0]
+    window = np.array([100] * 8 + parameters, np.uint8)
     result = _values(
         "read_host run_bytes=40 signal=vector\n"
         "requantize wait=load source_ub=1 x_count=2 a_x_step=4 n_last=4 parameter_address=8 "
