@@ -36,7 +36,9 @@ fuzz: $(DEV_READY)  ## fresh random programs on every executor, the RTL among th
 		--directory build/fuzz
 
 mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
-	$(PY) -m systol_sim.mutants --mutants 30 --seed 1
+	@mkdir -p build
+	$(PY) -m systol_sim.mutants --mutants 110 --seed 1 --processes $(JOBS) \
+		--resume build/mutants.json
 
 lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
 	$(PY) -m ruff check

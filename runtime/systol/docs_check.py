@@ -54,7 +54,7 @@ def find_pins(root: Path) -> dict[str, list[str]]:
             words = {n.value for n in ast.walk(function) if isinstance(n, ast.Constant)}
             for name in pins:
                 # "cycles" alone is too common a word to mean the counter.
-                if "." in name and name in words:
+                if name != "cycles" and name in words:
                     pins[name].append(f"`{path.stem}::{function.name}`")
     return {name: found[:_SHOWN_PINS] for name, found in pins.items()}
 

@@ -20,23 +20,35 @@ PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardwar
 """Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile, or the simulator cannot
 be imported or compiled. `SAME`: the RTL's Verilog is that of the unchanged sources."""
 
-MODULES: Mapping[str, tuple[str, ...]] = {
-    RTL: tuple(
-        f"hw/systol_hw/rtl/{name}.py"
-        for name in (
-            "ports", "transfer", "weights", "matrix", "vector", "lanes", "unified_buffer",
-            "accumulators", "frame", "control", "fetch", "tokens", "counters", "array",
-            "multiplier", "vector_walker", "write_buffer", "array_block", "walker", "loops",
-            "head_queue", "decoder", "delay_line", "machine",
-        )
-    ),
-    # The longest stands twice: modules take turns.
-    SIM: tuple(
-        f"sim/systol_sim/{name}.py"
-        for name in ("stepper", "walkers", "values", "instruction_table", "stepper")
-    ),
-}
-"""Where mutants are made: paths below the project's root."""
+_FOLDERS: Mapping[str, str] = {RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim"}
+# No hardware of a machine's own comes from these.
+_NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
+_AXI = "axi"
+# Of the simulator, what decides times and values; the stepper's rules take two turns.
+_SIMULATOR = ("stepper", "walkers", "values", "instruction_table", "stepper")
+
+
+def modules(root: Path, target: str) -> tuple[str, ...]:
+    """Where mutants are made: paths below the project's root, which take turns.
+
+    Parameters
+    ----------
+    root
+        The project's checkout.
+    target
+        `RTL`: every module of a machine's hardware; the shims to other buses are not part of one.
+        `SIM`: what decides the simulator's times and values.
+    """
+    folder = _FOLDERS[target]
+    if target == SIM:
+        return tuple(f"{folder}/{name}.py" for name in _SIMULATOR)
+    names = sorted(path.stem for path in (root / folder).glob("*.py"))
+    return tuple(
+        f"{folder}/{name}.py"
+        for name in names
+        if name not in _NOT_HARDWARE and not name.startswith(_AXI)
+    )
+
 
 _COMPARISONS: Mapping[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
@@ -122,7 +134,7 @@ def select(root: Path, target: str, seed: int) -> Iterator[Mutant]:
     """
     queues = []
     rng = random.Random(f"{target}/{seed}")
-    paths = list(MODULES[target])
+    paths = list(modules(root, target))
     rng.shuffle(paths)
     orders: dict[str, Iterator[Mutant]] = {}
     for path in paths:

@@ -51,7 +51,8 @@ def random_instruction(rng: random.Random, unit: Unit, pc: int) -> Queued:
 
 
 def expected_start_state(
-    head: Queued, unit: Unit, available: int, flight: int, limit: int, last_second: bool, ready: bool
+    head: Queued, unit: Unit, available: int, flight: int, limit: int, last_second: bool,
+    ready: bool,
 ) -> str:
     for producer in TOKEN_UNITS:
         bit = 1 << (producer - 1)

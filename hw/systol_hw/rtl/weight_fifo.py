@@ -26,7 +26,8 @@ __all__ = ["WeightFifo", "line_bits", "place_layout"]
 
 def line_bits(arch: Arch) -> int:
     """Bits of the number of a line, or of a byte's place in it: a tile's rows or columns."""
-    return ceil_log2(max(arch.rows, arch.columns))
+    bits: int = ceil_log2(max(arch.rows, arch.columns))
+    return bits
 
 
 def place_layout(arch: Arch) -> data.StructLayout:
