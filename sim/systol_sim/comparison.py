@@ -27,6 +27,8 @@ def differences(program: Program, a: RunResult, b: RunResult) -> list[str]:
     # How far the program came before a fault in a unit is a matter of timing.
     if a.interrupts != b.interrupts and not (untimed and a.fault is not None):
         lines.append(f"interrupts: {a.interrupts} != {b.interrupts}")
+    if a.status != b.status and not (untimed and a.fault is not None):
+        lines.append(f"status: {a.status:#x} != {b.status:#x}")
     if a.counters is not None and b.counters is not None:
         knows = all((r.counters.amounts >= 0).all() for r in (a, b) if r.counters is not None)
         counted = a.counters.differences(b.counters, values=a.fault is None and knows)
