@@ -244,6 +244,7 @@ def _hazards(hazards: Hazards, ordering: Ordering, pc: int, item: Instruction,
             )
         )
     if item.unit is Unit.VECTOR:
+        # Its operands, its table and its parameters alike.
         for region in accesses.reads:
             place = accesses.writes[0].overlap(region)
             if place is not None:

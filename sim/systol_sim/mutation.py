@@ -24,8 +24,11 @@ _FOLDERS: Mapping[str, str] = {RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim"}
 # No hardware of a machine's own comes from these.
 _NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
 _AXI = "axi"
-# Of the simulator, what decides times and values; the stepper's rules take two turns.
-_SIMULATOR = ("stepper", "walkers", "values", "instruction_table", "stepper")
+# Of the simulator, what decides times and values.
+_SIMULATOR = (
+    "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "walkers",
+    "taps", "values", "instruction_table",
+)
 
 
 def modules(root: Path, target: str) -> tuple[str, ...]:
@@ -279,7 +282,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         domain = ast.unparse(node.target)
-        if domain.startswith("coverage["):
+        if domain.startswith(("coverage[", "m.coverage[")):
             return
         if domain in ("m.d.comb", "m.d.sync"):
             if isinstance(node.value, ast.List):

@@ -99,7 +99,9 @@ class RunResult:
         int64 (instructions, 2): start and end cycle of each instruction, -1 where it did not
         happen; None from executors without cycles.
     interrupts
-        Values of the interrupts raised, in order.
+        Values of the interrupts raised, and of the host synchronizations, in order.
+    status
+        The status word at the end (`set_config` of register 1).
     memories
         Final `"ub"` uint8 (ub_bytes,), `"accumulators"` int32 (rows, columns), `"weight"` uint8;
         present where values were computed.
@@ -113,5 +115,6 @@ class RunResult:
     counters: Counters | None
     times: np.ndarray | None
     interrupts: list[int]
+    status: int = 0
     memories: dict[str, np.ndarray] = field(default_factory=dict)
     coverage: dict[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction, mask_of_units
+from systol_hw.operations import OPERATIONS
 from systol_hw.program import Program, Window, make_program
 from systol_sim.checker import check, find_violations
 from systol_sim.footprint import UB, Footprint, footprint
@@ -23,13 +24,23 @@ NANO = PRESETS["nano"]
 LOAD, STORE, WEIGHTS, MATRIX, VECTOR = (1 << n for n in range(5))
 
 
-def _program(*items: Instruction, arch: Arch = NANO, halt: bool = True) -> Program:
+LW, LV, VW, SL, SW = (
+    (WEIGHTS, LOAD), (VECTOR, LOAD), (WEIGHTS, VECTOR), (LOAD, STORE), (WEIGHTS, STORE),
+)
+"""Masks of a signal and of its wait: from LOAD to WEIGHTS, and so on."""
+NANO_FILLED = 130
+"""Rows of 8 bytes that give the unified buffer values up to byte 1040."""
+
+
+def _program(
+    *items: Instruction, arch: Arch = NANO, halt: bool = True, windows: int = 1
+) -> Program:
     return make_program(
         arch,
         [*items, *([instruction("halt")] if halt else [])],
         weight_image=np.zeros(256, np.uint8),
         spare_weight_bytes=256,
-        windows=(Window(name="host", size_bytes=1024),),
+        windows=tuple(Window(name=f"host{n}", size_bytes=1024) for n in range(windows)),
     )
 
 
@@ -196,7 +207,7 @@ def test_programs_end_with_their_only_halt() -> None:
     assert _rules(_program(instruction("nop"), halt=False)) == [("9.6", 0, None)]
     assert _rules(_program(halt)) == [("9.6", 0, None)]
     assert _rules(make_program(NANO, [])) == [("9.6", 0, None)]
-    assert _rules(_program(instruction("binary"))) == [("9.6", 0, None)]
+    assert _rules(_program(instruction("set_config", register=2))) == [("9.6", 0, None)]
 
 
 def test_hostile_counts_are_refused_at_once() -> None:
@@ -215,6 +226,114 @@ def test_hostile_counts_are_refused_at_once() -> None:
     assert find_violations(_program(tiles, takes)) == []
 
 
+# What each further access conflicts with
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "signal", "wait"),
+    [
+        # A weights instruction reads the unified buffer, transposed or not.
+        (instruction("read_host", ub_address=20), instruction("read_weights_ub", address=20), *LW),
+        (instruction("fill", out_address=35, n_last=1),
+         instruction("read_weights_ub", address=20, row_pitch=5, k_last=4), *VW),
+        (instruction("fill", out_address=22, n_last=1),
+         instruction("read_weights_ub", transpose=1, address=20, row_pitch=5, k_last=4), *VW),
+        # Operand B, the high plane of each operand, the table and the parameters.
+        (instruction("read_host", ub_address=20),
+         instruction("binary", b_address=20, out_address=999), *LV),
+        (instruction("read_host", ub_address=20 + 192),
+         instruction("binary", b_address=20, b_width=1, b_plane_step=3, out_address=999), *LV),
+        (instruction("read_host", ub_address=20 + 64),
+         instruction("table", a_address=20, a_width=1, a_plane_step=1, out_address=999,
+                     table_address=300), *LV),
+        (instruction("read_host", ub_address=300 + 513),
+         instruction("table", table_address=300, table_width=1, out_address=999), *LV),
+        (instruction("read_host", ub_address=20 + 2 * 8 + 7),
+         instruction("requantize", source_ub=1, reduce=2, parameter_address=20,
+                     parameter_count=3, out_address=999), *LV),
+        (instruction("read_host", ub_address=999 + 3 * 64),
+         instruction("copy", source_ub=1, width=2, out_address=999, out_plane_step=1), *LV),
+        # An alternate window is a space of its own.
+        (instruction("write_host_alternate", memory_address=7),
+         instruction("read_host_alternate", memory_address=7, ub_address=20), *SL),
+        (instruction("write_weight_memory", memory_address=7),
+         instruction("read_weights", address=7), *SW),
+    ],
+)
+def test_each_access_conflicts_until_a_token_orders_it(
+    write: Instruction, read: Instruction, signal: int, wait: int
+) -> None:
+    def program(ordered: bool, *, swapped: bool = False) -> Program:
+        first, second = (read, write) if swapped else (write, read)
+        one, other = (wait, signal) if swapped else (signal, wait)
+        pair = [_with(first, signal=one * ordered), _with(second, wait=other * ordered)]
+        listing = [instruction("fill", out_address=n * 8, n_last=8) for n in range(NANO_FILLED)]
+        listing += [instruction("barrier"), *pair]
+        if Unit.WEIGHTS in (write.unit, read.unit):
+            listing.append(instruction("matmul", p_limit=0, k_last=read["k_last"]))
+        return _program(*listing, windows=16)
+
+    for swapped in (False, True):
+        assert [v.rule for v in find_violations(program(False, swapped=swapped))] == ["9.2"]
+        check(program(True, swapped=swapped))
+
+
+def _with(item: Instruction, **values: int) -> Instruction:
+    return instruction(item.operation, **{**item.fields, **values})
+
+
+def test_windows_of_the_two_sets_do_not_conflict() -> None:
+    fill = instruction("fill", n_last=8)
+    store = instruction("write_host", window=1, memory_address=3, ub_address=0)
+    load = instruction("read_host_alternate", window=1, memory_address=3, ub_address=100)
+    check(_program(fill, instruction("barrier"), store, load, windows=16))
+    same = instruction("read_host", window=1, memory_address=3, ub_address=100)
+    assert _rules(_program(fill, instruction("barrier"), store, same, windows=16)) == [
+        ("9.2", 3, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        instruction("binary", a_address=50, b_address=20, out_address=20),
+        instruction("binary", a_address=50, b_address=20, b_width=1, b_plane_step=1,
+                    out_address=84),
+        instruction("table", table_address=300, out_address=555, a_address=20),
+        instruction("table", table_address=300, table_width=1, out_address=813, a_address=20),
+        instruction("requantize", source_ub=1, a_address=20, parameter_address=300,
+                    parameter_count=4, reduce=2, out_address=331),
+        instruction("copy", source_ub=1, a_address=20 + 3 * 128, width=2, out_address=20,
+                    out_plane_step=2),
+    ],
+)
+def test_a_vector_instruction_may_not_write_any_operand(item: Instruction) -> None:
+    filled = [instruction("fill", out_address=n * 8, n_last=8) for n in range(NANO_FILLED)]
+    barrier = instruction("barrier")
+    found = find_violations(_program(*filled, barrier, item))
+    assert [(v.rule, v.pc, v.space) for v in found] == [("9.2", NANO_FILLED + 1, UB)]
+    check(_program(*filled, barrier, _with(item, out_address=1400)))
+
+
+def test_synchronizing_with_the_host_orders_everything() -> None:
+    fill, store = instruction("fill", n_last=8), instruction("write_host")
+    assert _rules(_program(fill, store)) == [("9.2", 1, 0)]
+    check(_program(fill, instruction("sync_host"), store))
+
+
+def test_switching_the_source_orders_weights() -> None:
+    # The weights' last instruction reads the other memory, so it starts after the first has ended,
+    # and its token tells of both.
+    fill = instruction("fill", n_last=8)
+    first = instruction("read_weights_ub", address=0)
+    last = instruction("read_weights", signal=LOAD)
+    load = instruction("read_host", ub_address=0, wait=WEIGHTS)
+    matmul = instruction("matmul", p_limit=0, k2_count=1)
+    check(_program(fill, instruction("barrier"), first, last, load, matmul, matmul))
+    same = [first, _with(first, address=4, signal=LOAD)]
+    check(_program(fill, instruction("barrier"), *same, load, matmul, matmul))
+
+
 # Orderings against brute force
 
 
@@ -228,7 +347,7 @@ def _closure(items: Sequence[Instruction]) -> np.ndarray:
     for j, item in enumerate(items):
         edge[2 * j, 2 * j + 1] = True
         if item.unit is Unit.CONTROL:
-            if item.operation.name == "barrier":
+            if item.operation.name in ("barrier", "sync_host"):
                 for i in range(j):
                     edge[2 * i + 1, 2 * j] = True
                 for i in range(j + 1, count):
@@ -237,8 +356,9 @@ def _closure(items: Sequence[Instruction]) -> np.ndarray:
         if item.unit in last:
             i = last[item.unit]
             edge[2 * i, 2 * j] = edge[2 * i + 1, 2 * j + 1] = True
-            ports = {"window" in items[i].fields, "window" in item.fields}
-            edge[2 * i + 1, 2 * j] = bool(item["drain"]) or len(ports) == 2
+            kinds = ("read_weights_ub", *(o.name for o in OPERATIONS if "host" in o.name))
+            switches = (items[i].operation.name in kinds) != (item.operation.name in kinds)
+            edge[2 * i + 1, 2 * j] = bool(item["drain"]) or switches
         last[item.unit] = j
         for producer in item.waits:
             waits.setdefault((producer, item.unit), []).append(j)
@@ -288,14 +408,14 @@ def _mutate(items: list[Instruction], rng: random.Random) -> list[Instruction] |
             signals.setdefault((item.unit, consumer), []).append(pc)
     choices: list[object] = [*pairs]
     choices += [pc for pc, item in enumerate(items)
-                if item.get("drain") or item.operation.name == "barrier"]
+                if item.get("drain") or item.operation.name in ("barrier", "sync_host")]
     if not choices:
         return None
     chosen = rng.choice(choices)
     changed = list(items)
     if isinstance(chosen, int):
         item = items[chosen]
-        if item.operation.name == "barrier":
+        if item.unit is Unit.CONTROL:
             del changed[chosen]
         else:
             changed[chosen] = instruction(item.operation, **{**item.fields, "drain": 0})

@@ -53,7 +53,7 @@ def test_multipliers_at_the_edges() -> None:
     assert normalize_multiplier(Fraction(1)) == (1 << 16, 16)
     assert normalize_multiplier(1 - Fraction(1, 1 << 30)) == (1 << 16, 16)
     assert normalize_multiplier(Fraction(1, 1 << 47)) == (1 << 16, 63)
-    assert normalize_multiplier(Fraction(1, 1 << 48)) == (0, 0)
+    assert normalize_multiplier(Fraction(1, 1 << 48)) == (1 << 16, 63)
     for scale in (Fraction(0), Fraction(-1), Fraction(1 << 17), (1 << 17) - Fraction(1, 4)):
         with pytest.raises(ValueError, match=r"2\*\*17"):
             normalize_multiplier(scale)
