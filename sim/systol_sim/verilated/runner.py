@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from systol_hw.arch import WINDOWS, MemoryPort
+from systol_hw.arch import ALL_WINDOWS, MemoryPort
 from systol_hw.errors import DifferenceError, InputError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
@@ -32,8 +32,8 @@ class _Run(ctypes.Structure):
     _fields_ = (
         ("registers", ctypes.c_void_p),
         ("register_count", ctypes.c_int64),
-        ("memories", ctypes.c_void_p * (1 + WINDOWS)),
-        ("memory_bytes", ctypes.c_uint64 * (1 + WINDOWS)),
+        ("memories", ctypes.c_void_p * (1 + ALL_WINDOWS)),
+        ("memory_bytes", ctypes.c_uint64 * (1 + ALL_WINDOWS)),
         ("code_length", ctypes.c_int64),
         ("cycle_limit", ctypes.c_int64),
         ("port_bytes", ctypes.c_int32 * 2),
@@ -59,6 +59,7 @@ class _Run(ctypes.Structure):
         ("status", ctypes.c_int32),
         ("fault_cause", ctypes.c_int32),
         ("fault_unit", ctypes.c_int32),
+        ("status_word", ctypes.c_uint32),
     )
 
 
@@ -109,7 +110,8 @@ def run(
         Cycles after which the run is given up.
     extra_delay, stall_percent, seed
         Real memories: responses up to so many cycles late, and requests not accepted in so many
-        percent of the cycles, at random. `late_cycles` then counts what the pacer could not hide.
+        percent of the cycles, at random; a `sync_host` is then acknowledged some time later, and
+        not at once. `late_cycles` counts what the pacer could not hide.
     memories
         Whether to read back the unified buffer and the accumulators.
 
@@ -199,6 +201,7 @@ def run(
         counters=counters,
         times=times,
         interrupts=[int(value) for value in interrupts[: call.interrupt_count]],
+        status=call.status_word,
         memories=found,
     )
 
