@@ -17,8 +17,8 @@ _LINES = 20
 def differences(program: Program, a: RunResult, b: RunResult) -> list[str]:
     """One line for each way in which the results of `program` differ; empty if they agree.
 
-    What one of the two does not know is left out: counters and times of the reference, memories of
-    a run without values, everything in memory after a fault.
+    What one of the two does not know is left out: counters and times of the reference, windows and
+    memories that a result lacks, everything in memory after a fault.
     """
     lines = _fault(a, b)
     if lines:
@@ -105,7 +105,7 @@ def _memories(program: Program, a: RunResult, b: RunResult) -> list[str]:
     pairs = [
         (window.name, left, right)
         for window, left, right in zip(program.windows, a.windows, b.windows, strict=True)
-    ]
+    ] if a.windows and b.windows else []
     pairs += [(n, a.memories[n], b.memories[n]) for n in a.memories if n in b.memories]
     written: dict[str, np.ndarray] | None = None
     for name, left, right in pairs:

@@ -52,8 +52,8 @@ def possible_faults() -> list[tuple[FaultCause, Unit]]:
 
     UNSUPPORTED is none of them as long as the table declares nothing that is not built.
     """
-    units = [unit for unit in Unit if unit is not Unit.CONTROL]
-    found = []
+    units: list[Unit] = [unit for unit in Unit if unit is not Unit.CONTROL]
+    found: list[tuple[FaultCause, Unit]] = []
     for cause in FaultCause:
         if cause in (FaultCause.ADDRESS, FaultCause.TOKEN_OVERFLOW):
             found += [(cause, unit) for unit in units]
