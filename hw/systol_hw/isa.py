@@ -9,6 +9,7 @@ opcode; instructions of the five units then carry the token masks and the drain 
 decodes with it.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -74,7 +75,13 @@ def mask_of_units(units: Iterable[Unit]) -> int:
 
 def units_of_mask(mask: int) -> tuple[Unit, ...]:
     """The inverse of `mask_of_units`, in ascending order."""
-    return tuple(unit for unit in Unit if unit and mask >> (unit - 1) & 1)
+    return _UNITS_OF_MASK[mask]
+
+
+_UNITS_OF_MASK = tuple(
+    tuple(unit for unit in Unit if unit and mask >> (unit - 1) & 1)
+    for mask in range(1 << (len(Unit) - 1))
+)
 
 
 def instruction(operation: str | Operation, /, **values: int) -> Instruction:
@@ -92,7 +99,7 @@ def instruction(operation: str | Operation, /, **values: int) -> Instruction:
                 f"unknown operation {operation!r}; known: {', '.join(OPERATION_BY_NAME)}"
             )
         operation = OPERATION_BY_NAME[operation]
-    fields = {field.name: field.default for field in operation.fields}
+    fields = dict(operation.defaults)
     for name, value in values.items():
         if name not in fields:
             raise InvalidProgramError(
@@ -119,8 +126,9 @@ def encode(instruction: Instruction) -> bytes:
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
+@functools.lru_cache(maxsize=4096)
 def decode(data: bytes) -> Instruction:
-    """The inverse of `encode`.
+    """The inverse of `encode`. Many parts decode the same program: results are kept.
 
     Raises
     ------

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import INSTRUCTION_BYTES, Arch
+from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
+from systol_sim.elementwise_proposals import TABLE_BYTES
+from systol_sim.memories import Memories
 from systol_sim.progress import find_stuck, tile_count
-from systol_sim.proposals import Memories, Proposer
+from systol_sim.proposals import Proposer
 from systol_sim.synchronize import synchronize
 
 _ATTEMPTS = 20
+LONG_CYCLES = 6000
+"""More cycles without progress than any generated program has."""
 _OVERFLOW_TILES = 64
 
 
@@ -87,21 +91,31 @@ class _Writer:
 
     def __init__(self, arch: Arch, rng: random.Random, length: int) -> None:
         self.arch, self.rng, self.length = arch, rng, length
+        large = rng.randint(1, 3)
+        # Windows of the alternate set have numbers from 8 on, so that all before them exist too.
+        count = large if rng.random() < 0.5 else rng.randint(WINDOWS + 1, ALL_WINDOWS)
+        places = set(rng.sample(range(count), large))
         self.windows = tuple(
-            Window(name=f"w{n}", size_bytes=rng.randint(300, 2500))
-            for n in range(rng.randint(1, 3))
+            Window(
+                name=f"w{n}",
+                size_bytes=rng.randint(300, 2500) if n in places else rng.randint(1, 300),
+            )
+            for n in range(count)
         )
         self.contents = {
-            w.name: _random_bytes(rng, rng.randint(w.size_bytes // 2, w.size_bytes))
+            w.name: _random_bytes(rng, rng.randint((w.size_bytes + 1) // 2, w.size_bytes))
             for w in self.windows
         }
         # Some tiles side by side where the array is small; overlapping ones where it is not.
         least = max(600, min(4 * arch.macs_per_cycle, 1 << 14))
         self.image = _random_bytes(rng, rng.randint(least, least + 1400))
         self.spare_bytes = rng.randint(64, 800)
-        window = rng.randrange(len(self.windows))
+        self.large = sorted(places)
+        window = rng.choice(self.large)
         content = self.contents[self.windows[window].name]
-        channels = min(3 * arch.columns, arch.ub_bytes // 32, content.size // 8)
+        channels = min(
+            3 * arch.columns, arch.ub_bytes // 32, content.size // PARAMETER_BYTES
+        )
         parameters = random_parameters(rng, channels)
         self.parameters = (window, rng.randint(0, content.size - parameters.size), parameters.size)
         content[self.parameters[1] : self.parameters[1] + parameters.size] = parameters
@@ -169,24 +183,35 @@ class _Writer:
             where = arch.ub_bytes - size
         self._emit(
             instruction(
-                "read_host", window=window, memory_address=address, ub_address=where,
-                run_bytes=size,
+                "read_host" if window < WINDOWS else "read_host_alternate",
+                window=window % WINDOWS, memory_address=address, ub_address=where, run_bytes=size,
             )
         )
-        self.proposer.parameter_blocks.append((where, size // 8))
+        self.proposer.parameter_blocks.append((where, size // PARAMETER_BYTES))
         for _ in range(rng.randint(1, 3)):
             # The first matrix and vector work needs contiguous bytes to read.
-            number = rng.randrange(len(self.windows))
+            number = rng.choice(self.large)
             most = min(self.windows[number].size_bytes, arch.ub_bytes // 2, 400)
-            run = rng.randint(most // 2, most)
-            self._emit(
-                instruction(
-                    "read_host", window=number, run_bytes=run,
-                    memory_address=rng.randint(0, self.windows[number].size_bytes - run),
-                    ub_address=rng.randint(0, arch.ub_bytes - run),
-                )
-            )
+            self._fetch_bytes(number, rng.randint(most // 2, most))
+        if rng.random() < 0.5:
+            fitting = [n for n in self.large if self.windows[n].size_bytes >= TABLE_BYTES[1]]
+            if fitting and arch.ub_bytes >= 4 * TABLE_BYTES[1]:
+                where = self._fetch_bytes(rng.choice(fitting), TABLE_BYTES[1])
+                self.proposer.tables.append(where)
         self._weights()
+
+    def _fetch_bytes(self, number: int, run: int) -> int:
+        """Load `run` bytes of window `number` somewhere; returns where."""
+        rng = self.rng
+        where = rng.randint(0, self.arch.ub_bytes - run)
+        self._emit(
+            instruction(
+                "read_host" if number < WINDOWS else "read_host_alternate",
+                window=number % WINDOWS, run_bytes=run, ub_address=where,
+                memory_address=rng.randint(0, self.windows[number].size_bytes - run),
+            )
+        )
+        return where
 
     def _control(self) -> None:
         rng = self.rng
@@ -197,8 +222,17 @@ class _Writer:
             self._emit(instruction("nop"))
         elif kind < 0.24:
             self._emit(instruction("interrupt", value=rng.randrange(1 << 16)))
-        elif kind < 0.255 and self.ahead <= self.arch.weight_fifo_tiles:
-            self._emit(instruction("barrier"))
+        elif kind < 0.265:
+            # A limit that no program here reaches, or one that the host's is below.
+            limit = rng.choice((LONG_CYCLES, rng.randrange(LONG_CYCLES, 1 << 32), (1 << 32) - 1))
+            register = rng.randrange(2)
+            value = rng.getrandbits(32) if register else limit
+            self._emit(instruction("set_config", register=register, value=value))
+        elif kind < 0.285 and self.ahead <= self.arch.weight_fifo_tiles:
+            if rng.random() < 0.6:
+                self._emit(instruction("barrier"))
+            else:
+                self._emit(instruction("sync_host", value=rng.randrange(1 << 16)))
 
     def _load(self) -> None:
         self._emit(self.proposer.load())
