@@ -1,13 +1,14 @@
 """What a set of random programs has reached, and what it has not."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from systol_hw.arch import Arch
+from systol_hw.arch import PRESETS, Arch
 from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
 from systol_hw.faults import FaultCause, Unit
-from systol_hw.isa import OPERATION_BY_OPCODE
+from systol_hw.isa import OPERATION_BY_NAME, OPERATION_BY_OPCODE
 from systol_hw.operations import OPERATIONS
 from systol_hw.program import Program
 from systol_sim.results import RunResult
@@ -17,6 +18,8 @@ UNREACHABLE = frozenset({
     "state store.wait_bank",
     # Only a real memory that is slower than declared makes a cycle late.
     "scalar late_cycles",
+    # Every operation and every value of the table is built.
+    "fault unsupported in control",
 })
 """Goals that no program can reach on an exact machine."""
 _FULL = {
@@ -27,9 +30,40 @@ _FULL = {
 }
 
 
+_MODES: Mapping[str, tuple[str, ...]] = {
+    "set_config": ("register",),
+    "read_weights": ("transpose",),
+    "read_weights_ub": ("transpose",),
+    "matmul": ("accumulate", "unsigned_activations", "accumulate_shift"),
+    "requantize": ("source_ub", "a_width", "reduce", "width"),
+    "copy": ("source_ub", "a_width", "reduce", "width"),
+    "fill": ("width",),
+    "binary": ("function", "a_width", "b_width", "width"),
+    "table": ("a_width", "table_width", "width"),
+}
+"""Fields whose values in all combinations are an operation's modes."""
+
+
+def _mode(name: str, values: Mapping[str, int]) -> str:
+    # An operand in the accumulators has no width of its own.
+    fields = [f for f in _MODES[name] if f != "a_width" or values.get("source_ub", 1)]
+    return " ".join([f"mode {name}", *(f"{field}={values[field]}" for field in fields)])
+
+
+def _all_modes() -> list[str]:
+    names = []
+    for name, fields in _MODES.items():
+        operation = OPERATION_BY_NAME[name]
+        # None of these fields is bounded by the machine.
+        bounds = [operation.field(field).bounds(PRESETS["nano"]) for field in fields]
+        for values in itertools.product(*(range(low, high + 1) for low, high in bounds)):
+            names.append(_mode(name, dict(zip(fields, values, strict=True))))
+    return list(dict.fromkeys(names))
+
+
 def goals() -> tuple[str, ...]:
     """Everything that random programs should reach, by name."""
-    names = [f"operation {o.name}" for o in OPERATIONS if o.supported]
+    names = [f"operation {o.name}" for o in OPERATIONS if o.supported] + _all_modes()
     for unit, states in UNIT_STATES.items():
         names += [f"state {unit.name.lower()}.{state.name}" for state in states]
     names += [f"amount {amount.unit.name.lower()}.{amount.name}" for amount in AMOUNTS]
@@ -59,10 +93,14 @@ class Coverage:
             fault = result.fault
             counts[f"fault {fault.cause.name.lower()} in {fault.unit.name.lower()}"] += 1
         else:
-            counts.update(
-                f"operation {OPERATION_BY_OPCODE[int(opcode)].name}"
-                for opcode in program.code[:, 0]
-            )
+            for word in program.code:
+                operation = OPERATION_BY_OPCODE[int(word[0])]
+                counts[f"operation {operation.name}"] += 1
+                if operation.name in _MODES:
+                    number = int.from_bytes(word.tobytes(), "little")
+                    fields = [operation.field(name) for name in _MODES[operation.name]]
+                    values = {field.name: field.extract(number) for field in fields}
+                    counts[_mode(operation.name, values)] += 1
         for name, value in result.coverage.items():
             if isinstance(value, int):
                 counts[f"event {name}"] += value
