@@ -195,7 +195,7 @@ def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.skipif(sys.platform == "win32", reason="trials end by the alarm signal")
 def test_simulator_mutants_are_found(tmp_path: Path) -> None:
     workshop = Workshop(ROOT, tmp_path)
-    wrong = _mutant(WALKERS, "w[W_ROW] < w[W_K_LIVE]", "w[W_ROW] <= w[W_K_LIVE]")
+    wrong = _mutant(WALKERS, "w[W_ROW] < w[W_LINES]", "w[W_ROW] <= w[W_LINES]")
     trial = workshop.try_mutant(wrong)
     assert trial.outcome == KILLED, trial
     assert trial.check == "micro-programs"
