@@ -190,6 +190,26 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
     InvalidProgramError
         For a footprint of more separate pieces than the checker follows.
     """
+    key = (instruction.word & ~_ORDER_BITS, arch.rows, arch.columns)
+    found = _FOUND.get(key)
+    if found is None:
+        found = _footprint(instruction, arch)
+        if len(_FOUND) >= _MOST_FOUND:
+            _FOUND.clear()
+        if all(region.starts.size <= _FEW for region in (*found.reads, *found.writes)):
+            _FOUND[key] = found
+    return found
+
+
+_ORDER_BITS = ((1 << 19) - 1) ^ 0xFF
+"""Token masks and drain bit, of which no footprint depends: `systol_hw.operations`."""
+_FOUND: dict[tuple[int, int, int], Footprint] = {}
+"""Footprints of late: a program is examined when it is made, ordered, checked and compared."""
+_MOST_FOUND, _FEW = 2000, 64
+"""Footprints that are kept, and intervals of a region that is: a few megabytes at most."""
+
+
+def _footprint(instruction: Instruction, arch: Arch) -> Footprint:
     unit = instruction.unit
     if unit is Unit.LOAD or unit is Unit.STORE:
         memory, buffer = _transfer(instruction)

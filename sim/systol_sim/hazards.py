@@ -14,6 +14,9 @@ import numpy as np
 from systol_hw.faults import Unit
 from systol_sim.footprint import ACCUMULATORS, UB, Footprint, Region
 
+_REMEMBERED = 16
+"""Regions whose segments are kept: more than one instruction has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
@@ -44,6 +47,7 @@ class Hazards:
             written.update(region.space for region in item.writes)
         # What nobody writes conflicts with nothing.
         self._edges = {s: np.unique(np.concatenate(edges[s])) for s in written}
+        self._latest: dict[int, tuple[Region, slice | np.ndarray]] = {}
         self._last: dict[tuple[int, Unit, bool], np.ndarray] = {}
         self._written = {
             space: np.zeros(self._edges[space].size, bool)
@@ -53,9 +57,19 @@ class Hazards:
 
     def _segments(self, region: Region) -> slice | np.ndarray:
         """Elements of the arrays of `region`'s memory; element k begins at edge k."""
+        # Asked for several times while one instruction is examined and added.
+        if id(region) not in self._latest or self._latest[id(region)][0] is not region:
+            if len(self._latest) > _REMEMBERED:
+                self._latest.clear()
+            self._latest[id(region)] = region, self._find_segments(region)
+        return self._latest[id(region)][1]
+
+    def _find_segments(self, region: Region) -> slice | np.ndarray:
         edges = self._edges[region.space]
-        first = np.searchsorted(edges, region.starts)
-        last = np.searchsorted(edges, region.ends)
+        first = edges.searchsorted(region.starts)
+        last = edges.searchsorted(region.ends)
+        if first.size == 1:
+            return slice(int(first[0]), int(last[0]))
         return Region(space=region.space, starts=first, ends=last).index()
 
     def _place(self, region: Region, segments: slice | np.ndarray, at: int) -> int:

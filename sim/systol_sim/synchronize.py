@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 
 from systol_hw.arch import Arch
 from systol_hw.faults import Unit
@@ -20,7 +21,8 @@ def strip(program: Iterable[Instruction]) -> list[Instruction]:
 def _with(item: Instruction, **values: int) -> Instruction:
     if item.unit is Unit.CONTROL:
         return item
-    return instruction(item.operation, **{**item.fields, **values})
+    # The other fields have been checked; masks and the drain bit are made here and fit.
+    return Instruction(item.operation, MappingProxyType({**item.fields, **values}))
 
 
 def synchronize(
