@@ -4,7 +4,7 @@ A footprint is a set of disjoint intervals for each memory. Loops are never unro
 loops whose steps leave no gap collapse into one interval, the others are summed by numpy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ TABLE_BYTES = 256
 TABLE_KNOTS = 257
 """16-bit entries of a table with interpolation."""
 _MOST_INTERVALS = 1 << 22
+_HEADER_FIELDS = 3
+"""Wait, signal and drain, which no place depends on."""
 
 
 def space_name(space: int) -> str:
@@ -105,7 +107,7 @@ class Region:
         return int(low[0]) if low.size else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Footprint:
     """What one instruction reads and what it writes."""
 
@@ -203,6 +205,26 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
     if unit is Unit.VECTOR:
         return _vector(instruction, arch)
     return Footprint(reads=(), writes=())
+
+
+def footprints(program: Iterable[Instruction], arch: Arch) -> list[Footprint]:
+    """The footprint of each instruction; equal ones, whatever their tokens, are one object.
+
+    Raises
+    ------
+    InvalidProgramError
+        As `footprint` does.
+    """
+    known: dict[Hashable, Footprint] = {}
+    found = []
+    for item in program:
+        fields = tuple(item.fields.values())
+        # The header comes first.
+        key = item.operation.opcode, fields[_HEADER_FIELDS:]
+        if key not in known:
+            known[key] = footprint(item, arch)
+        found.append(known[key])
+    return found
 
 
 def _transfer(i: Instruction) -> tuple[Region, Region]:
