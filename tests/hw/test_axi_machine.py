@@ -105,22 +105,20 @@ def run_cases(build: Path, directory: Path, cases: list[dict[str, Any]]) -> list
     given.write_bytes(pickle.dumps(cases))
     runner = get_runner("verilator")
     runner.build_dir = build
-    with pytest.MonkeyPatch.context() as patch:
-        # The simulation's Python gets this path.
-        patch.syspath_prepend(str(Path(__file__).parent))
-        results = runner.test(
-            hdl_toplevel=AXI_TOP_NAME,
-            hdl_toplevel_lang="verilog",
-            test_module="axi_bench",
-            build_dir=build,
-            test_dir=directory,
-            extra_env={
-                "SYSTOL_AXI_CASES": str(given),
-                "SYSTOL_AXI_RESULTS": str(found),
-                "COCOTB_LOG_LEVEL": "WARNING",
-            },
-            log_file=directory / "cocotb.log",
-        )
+    # The simulation's Python gets this one's path, and so finds the bench.
+    results = runner.test(
+        hdl_toplevel=AXI_TOP_NAME,
+        hdl_toplevel_lang="verilog",
+        test_module="axi_bench",
+        build_dir=build,
+        test_dir=directory,
+        extra_env={
+            "SYSTOL_AXI_CASES": str(given),
+            "SYSTOL_AXI_RESULTS": str(found),
+            "COCOTB_LOG_LEVEL": "WARNING",
+        },
+        log_file=directory / "cocotb.log",
+    )
     assert results.exists() and found.exists(), (directory / "cocotb.log").read_text()[-2000:]
     outcomes: list[dict[str, Any]] = pickle.loads(found.read_bytes())
     return outcomes

@@ -18,7 +18,7 @@ __all__ = ["PROOFS"]
 
 _NAMES = ("fetch", "weights", "load", "store")
 _USER_BITS = 2
-_COST_BITS = 7
+_COST_BITS = 6
 """Bits of what a burst costs in the proof of bounded waiting: wider numbers only take longer."""
 _LATENCIES = (6, 7)
 _QUEUE_DEPTH = 16
@@ -271,7 +271,7 @@ PROOFS: tuple[Proof, ...] = (
         "never makes the pacer late and owners that present each next beat at once; for every "
         f"rate and burst of at most {(1 << _COST_BITS) - 1} credits a burst",
         build=_waiting,
-        depth=2,
+        depth=4,
         mutants=(
             Mutant(old="wants[index] & ~wants[:index].any() & may_issue",
                    new="wants[index] & ~wants[index + 1:].any() & may_issue"),
@@ -297,7 +297,7 @@ PROOFS: tuple[Proof, ...] = (
         states="with any memory: deliveries are the grants, in order, none lost and none twice, "
         "each to its owner with its own data, none before `latency` cycles have passed",
         build=partial(_deliveries, fast=False),
-        depth=14,
+        depth=12,
         bounded=True,
         mutants=(
             Mutant(old="decide.eq(due & responses.valid)", new="decide.eq(due)"),
