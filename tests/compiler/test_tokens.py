@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from ordering_oracle import closure, conflicting_pairs, removals
 
+from ordering_oracle import closure, conflicting_pairs, removals
 from systol.bundled import MODEL_NAMES, calibration_images, model_path
 from systol_compiler.driver import compile_model
 from systol_hw.arch import PRESETS, Arch

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from ordering_oracle import closure, conflicting_pairs, removals
 
+from ordering_oracle import closure, conflicting_pairs, removals
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim.checker import check, find_violations
+from systol_sim.footprint import UB
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES
 

@@ -114,7 +114,7 @@ def _grants(source: Any) -> Module:
             | (now < dut.beat_cost)
             | ~registers["accepts"]
         ),
-        Assert((registers["surplus"] == now - dut.beat_cost)),
+        Assert(registers["surplus"] == now - dut.beat_cost),
         Assert(registers["in_burst"] == owner.any()),
         Assert(~owner.any() | (registers["owner"] == owner)),
     ]

@@ -42,7 +42,10 @@ def _head_queue(source: Any, *, depth: int) -> Module:
         m.d.sync += [before.eq(before - 1), tracked.eq(tracked & (before != 0))]
     m.d.comb += Assert(~tracked | (before != 0) | (queue.head == word))
 
+    counted = Signal(bits_for(depth))
+    m.d.sync += counted.eq(counted + queue.push - queue.pop)
     m.d.comb += [
+        Assert(queue.level == counted),
         Assert(queue.level <= depth),
         Assert(~tracked | (before < queue.level)),
         Assert((read.addr < depth) & (write.addr < depth)),

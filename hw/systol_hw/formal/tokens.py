@@ -68,7 +68,7 @@ PROOFS: tuple[Proof, ...] = tuple(
                 new="give & (count == self.limit)",
             ),
             Mutant(old="with m.If(give & ~consume):", new="with m.If(give):"),
-            Mutant(old="self.give[p][c], self.consume[c][p]", new="self.give[p][c], self.consume[p][c]"),
+            Mutant(old="self.consume[c][p]", new="self.consume[p][c]"),
         ),
     )
     for limit in (1, 4)

@@ -89,7 +89,7 @@ def _bytes(source: Any, *, arch: Arch) -> Module:
 
     value = Signal(8)
     m.d.comb += Assert(value == _any_of(stored))
-    written = []
+    written: list[Any] = []
     for port in writes:
         m.d.comb += port.data.eq(AnySeq(len(port.data)))
         covers = Signal(name=f"covers_{len(written)}")

@@ -14,7 +14,6 @@ from systol_hw.address_map import (
     MEMORY_BASES,
     VERSION,
     Access,
-    configuration_offset,
 )
 from systol_hw.registers import REGISTERS
 from systol_hw.rtl.axi import AXI_ADDRESS_BITS, AXI_OKAY, AXI_SLVERR, AxiLiteSignature
