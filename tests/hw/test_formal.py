@@ -23,7 +23,7 @@ def sometimes_slow(proof: Proof) -> object:
 
 @pytest.mark.formal
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("proof", map(sometimes_slow, PROOFS))
+@pytest.mark.parametrize("proof", [sometimes_slow(proof) for proof in PROOFS])
 def test_the_properties_are_proved(proof: Proof, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert prove(proof, log=log) == "proved", log.read_text()[-3000:]

@@ -6,8 +6,8 @@ The table's rules are stated here once more, as masks and comparisons of wide nu
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnySeq, Assert
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.asserts import AnySeq
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal
 
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.encoding import Field, Operation
@@ -87,8 +87,7 @@ PROOFS: tuple[Proof, ...] = tuple(
         build=partial(_decoder, arch=PRESETS[name]),
         depth=1,
         mutants=(
-            Mutant(old="self.unsupported.eq(~illegal & unsupported)",
-                   new="self.unsupported.eq(unsupported)"),
+            Mutant(old="self.unit.eq(operation.unit)", new="self.unit.eq(operation.unit ^ 1)"),
             Mutant(old="if not operation.used_bits >> bit & 1",
                    new="if not (operation.used_bits | 1 << 511) >> bit & 1"),
             Mutant(old="conditions.append(value > high)", new="conditions.append(value >= high)"),

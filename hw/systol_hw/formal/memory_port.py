@@ -8,8 +8,8 @@ owners that present their next beat at once: its bound is 3.6.
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnyConst, AnySeq, Assert, Assume
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.asserts import AnyConst, AnySeq
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, signed
 
 from systol_hw.formal.proof import Insides, Mutant, Proof
 from systol_hw.rtl.interfaces import BeatSignature
@@ -254,7 +254,7 @@ PROOFS: tuple[Proof, ...] = (
         "negative, never above the cap; with enough of them, and a memory that accepts, whoever "
         "may be granted and is first is granted. For every rate",
         build=_grants,
-        depth=4,
+        depth=3,
         mutants=(
             Mutant(old="wants[index] & ~wants[:index].any() & may_issue",
                    new="wants[index] & may_issue"),

@@ -29,7 +29,7 @@ from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Signal
 
 from systol_hw.errors import MissingToolError
 
-__all__ = ["Insides", "Mutant", "Proof", "mutated_source", "prove"]
+__all__ = ["Insides", "Mutant", "Proof", "mutated_source", "prove", "require_tools", "timed"]
 
 PROOF_SECONDS = 600
 _SOLVER = "yices"

@@ -7,8 +7,8 @@ the head must be that word. As the word is arbitrary, no word is lost, repeated 
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnySeq, Assert, Assume
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.asserts import AnySeq
+from amaranth.hdl import Assert, Assume, Module, Mux, Signal
 from amaranth.utils import bits_for, ceil_log2
 
 from systol_hw.formal.proof import Insides, Mutant, Proof

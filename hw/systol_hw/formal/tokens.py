@@ -4,8 +4,8 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnySeq, Assert, Assume
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.asserts import AnySeq
+from amaranth.hdl import Assert, Assume, Cat, Module, Signal
 
 from systol_hw.arch import PRESETS
 from systol_hw.formal.proof import Insides, Mutant, Proof

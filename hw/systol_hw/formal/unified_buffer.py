@@ -7,8 +7,8 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnyConst, AnySeq, Assert, Assume
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.asserts import AnyConst, AnySeq
+from amaranth.hdl import Assert, Assume, Cat, Const, Module, Signal
 from amaranth.utils import bits_for
 
 from systol_hw.arch import PRESETS, Arch

@@ -8,8 +8,8 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnySeq, Assert, Assume
-from amaranth.hdl import Module, Signal
+from amaranth.asserts import AnySeq
+from amaranth.hdl import Assert, Assume, Module, Signal
 from amaranth.utils import bits_for
 
 from systol_hw.arch import INSTRUCTION_BYTES, PRESETS
