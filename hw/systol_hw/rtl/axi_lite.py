@@ -1,9 +1,11 @@
 """The AXI4-Lite slave: the address map (`systol_hw.address_map`) between a host and a machine."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Signal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Member, Out
 
 from systol_hw import registers
 from systol_hw.address_map import (
@@ -15,38 +17,51 @@ from systol_hw.address_map import (
     VERSION,
     Access,
 )
-from systol_hw.registers import REGISTERS
+from systol_hw.counters import COUNTER_BITS
+from systol_hw.registers import CODE_LENGTH_BITS, REGISTERS
 from systol_hw.rtl.axi import AXI_ADDRESS_BITS, AXI_OKAY, AXI_SLVERR, AxiLiteSignature
+from systol_hw.rtl.control import CAUSE_BITS, CYCLE_BITS
+from systol_hw.rtl.counters import GROUP_BITS
+from systol_hw.rtl.decoder import UNIT_BITS
+from systol_hw.rtl.interfaces import STATE_BITS, TAG_BITS
 
-__all__ = ["AxiLiteRegisters", "control_members"]
+__all__ = ["CONTROL_MEMBERS", "AxiLiteRegisters"]
 
 _READ_CYCLES = registers.COUNTER_READ_LATENCY_CYCLES + 1
 _STROBES = 0b1111
 
 
-def control_members(machine: Any) -> dict[str, Any]:
-    """What a machine shows its host: the members of `Machine` that this slave connects to, from
-    the slave's side."""
-    driven = ("config_write", "config_address", "config_data", "start", "read_group", "read_tag",
-              "read_code")  # fmt: skip
-    seen = ("busy", "running", "halted", "faulted", "fault_cause", "fault_unit", "fault_pc",
-            "fault_cycle", "interrupt_valid", "interrupt_value", "read_data")  # fmt: skip
-    members = machine.signature.members
-    return {name: Out(members[name].shape) for name in driven} | {
-        name: In(members[name].shape) for name in seen
+CONTROL_MEMBERS: Mapping[str, Member] = MappingProxyType(
+    {
+        "config_write": Out(1),
+        "config_address": Out(registers.ADDRESS_BITS),
+        "config_data": Out(registers.DATA_BITS),
+        "start": Out(1),
+        "busy": In(1),
+        "running": In(1),
+        "halted": In(1),
+        "faulted": In(1),
+        "fault_cause": In(CAUSE_BITS),
+        "fault_unit": In(UNIT_BITS),
+        "fault_pc": In(CODE_LENGTH_BITS),
+        "fault_cycle": In(CYCLE_BITS),
+        "interrupt_valid": In(1),
+        "interrupt_value": In(16),
+        "read_group": Out(GROUP_BITS),
+        "read_tag": Out(TAG_BITS),
+        "read_code": Out(STATE_BITS),
+        "read_data": In(COUNTER_BITS),
     }
+)
+"""What a machine shows its host (`Machine`), from the host's side."""
 
 
 class AxiLiteRegisters(Component):
     """The slave; one transfer of each direction at a time.
 
-    Parameters
-    ----------
-    machine : Machine
-        Whose signals `control_members` names; they are members here too.
-
     Members
     -------
+    <name>, for each of `CONTROL_MEMBERS`
     bus : In(AxiLiteSignature)
     bus_error : In(1)
         A memory answered a beat with an error in this cycle.
@@ -55,9 +70,9 @@ class AxiLiteRegisters(Component):
     <base> : Out(64), for each of `MEMORY_BASES`
     """
 
-    def __init__(self, machine: Any):
+    def __init__(self) -> None:
         super().__init__(
-            control_members(machine)
+            dict(CONTROL_MEMBERS)
             | {
                 "bus": In(AxiLiteSignature(address_bits=ADDRESS_BITS)),
                 "bus_error": In(1),
@@ -68,17 +83,17 @@ class AxiLiteRegisters(Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        writes = self._accept_writes(m)
-        values = self._values(m, writes)
-        self._write(m, writes, values)
-        self._read(m, values)
+        word = Signal(32)
+        pulses = self._accept_writes(m, word)
+        self._write(m, pulses, word)
+        self._read(m, self._values(m, pulses, word))
         return m
 
-    def _accept_writes(self, m: Module) -> dict[str, Signal]:
-        """Takes address and data in either order; returns a pulse for each register written, and
-        answers."""
+    def _accept_writes(self, m: Module, word: Signal) -> dict[str, Signal]:
+        """Takes address and data in either order, and answers; returns, by register, the pulses
+        with which `word` is written."""
         bus = self.bus
-        address, word, strobes = Signal(ADDRESS_BITS), Signal(32), Signal(4)
+        address, strobes = Signal(ADDRESS_BITS), Signal(4)
         have_address, have_word = Signal(), Signal()
         m.d.comb += [bus.awready.eq(~have_address), bus.wready.eq(~have_word)]
         with m.If(bus.awvalid & bus.awready):
@@ -111,12 +126,10 @@ class AxiLiteRegisters(Component):
                 m.d.sync += bus.bresp.eq(AXI_SLVERR)
         with m.Elif(bus.bvalid & bus.bready):
             m.d.sync += bus.bvalid.eq(0)
-        self._word = word
         return pulses
 
-    def _write(self, m: Module, pulses: dict[str, Signal], values: dict[str, Any]) -> None:
+    def _write(self, m: Module, pulses: dict[str, Signal], word: Signal) -> None:
         """What the pulses do."""
-        word = self._word
         m.d.comb += [self.start.eq(pulses["control"] & word[0]), self.config_data.eq(word)]
         for register in REGISTERS:
             with m.If(pulses[register.name]):
@@ -132,7 +145,7 @@ class AxiLiteRegisters(Component):
             with m.If(pulses[f"{name}_high"]):
                 m.d.sync += base[32:].eq(word)
 
-    def _values(self, m: Module, pulses: dict[str, Signal]) -> dict[str, Any]:
+    def _values(self, m: Module, pulses: dict[str, Signal], word: Signal) -> dict[str, Any]:
         """What each register reads."""
         begins = self.start & ~self.busy
         bus_error, request, was_busy = Signal(), Signal(), Signal()
@@ -148,7 +161,7 @@ class AxiLiteRegisters(Component):
             m.d.sync += count.eq(0)
         with m.If(self.interrupt_valid | (was_busy & ~self.busy)):
             m.d.sync += request.eq(1)
-        with m.Elif(pulses["control"] & self._word[1]):
+        with m.Elif(pulses["control"] & word[1]):
             m.d.sync += request.eq(0)
         m.d.comb += self.irq.eq(request)
         status = Cat(self.busy, self.running, self.halted, self.faulted, bus_error, request)
@@ -167,6 +180,7 @@ class AxiLiteRegisters(Component):
         }
 
     def _read(self, m: Module, values: dict[str, Any]) -> None:
+        """Answers reads with `values`, by register."""
         bus = self.bus
         address = Signal(ADDRESS_BITS)
         # A counter named just before is at the machine's read port by then.

@@ -13,7 +13,7 @@ from systol_hw import registers
 from systol_hw.address_map import ADDRESS_BITS, MEMORY_BASES
 from systol_hw.arch import WINDOWS, Arch
 from systol_hw.rtl.axi import AxiLiteSignature, AxiMaster, AxiSignature
-from systol_hw.rtl.axi_lite import AxiLiteRegisters, control_members
+from systol_hw.rtl.axi_lite import CONTROL_MEMBERS, AxiLiteRegisters
 from systol_hw.rtl.machine import Machine
 
 __all__ = ["AXI_TOP_NAME", "AxiMachine", "convert_axi_verilog"]
@@ -62,8 +62,8 @@ class AxiMachine(Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.machine = machine = self.machine
-        m.submodules.control = control = AxiLiteRegisters(machine)
-        for name, member in control_members(machine).items():
+        m.submodules.control = control = AxiLiteRegisters()
+        for name, member in CONTROL_MEMBERS.items():
             source, target = getattr(control, name), getattr(machine, name)
             m.d.comb += target.eq(source) if member.flow is Out else source.eq(target)
         self._connect_bus(m, "s_axil", control.bus)
