@@ -82,7 +82,7 @@ ADDRESS_MAP: tuple[MappedRegister, ...] = (
     _read(0x020, "interrupt", 32,
           "bits 0..15 value of the last interrupt instruction; bits 16..31 number of them since "
           "the start, wrapping"),
-    _write(0x024, "counter_address", 16,
+    _write(0x024, "counter_address", 13,
            "which counter to read: bits 8..12 its group, bits 4..7 tag, bits 0..3 code"),
     _read(0x028, "counter_low", 32, "the counter named, low word; once the machine is not busy"),
     _read(0x02C, "counter_high", 16, "the counter named, high word"),
