@@ -105,7 +105,7 @@ class Region:
         return int(low[0]) if low.size else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Footprint:
     """What one instruction reads and what it writes."""
 
@@ -223,6 +223,24 @@ def _footprint(instruction: Instruction, arch: Arch) -> Footprint:
     if unit is Unit.VECTOR:
         return _vector(instruction, arch)
     return Footprint(reads=(), writes=())
+
+
+def footprints(program: Iterable[Instruction], arch: Arch) -> list[Footprint]:
+    """The footprint of each instruction; equal ones, whatever their tokens, are one object.
+
+    Raises
+    ------
+    InvalidProgramError
+        As `footprint` does.
+    """
+    known: dict[int, Footprint] = {}
+    found = []
+    for item in program:
+        key = item.word & ~_ORDER_BITS
+        if key not in known:
+            known[key] = footprint(item, arch)
+        found.append(known[key])
+    return found
 
 
 def _transfer(i: Instruction) -> tuple[Region, Region]:

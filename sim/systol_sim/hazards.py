@@ -14,9 +14,6 @@ import numpy as np
 from systol_hw.faults import Unit
 from systol_sim.footprint import ACCUMULATORS, UB, Footprint, Region
 
-_REMEMBERED = 16
-"""Regions whose segments are kept: more than one instruction has."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
@@ -41,14 +38,14 @@ class Hazards:
     def __init__(self, footprints: Iterable[Footprint]) -> None:
         edges: dict[int, list[np.ndarray]] = {}
         written: set[int] = set()
-        for item in footprints:
+        for item in set(footprints):
             for region in (*item.reads, *item.writes):
                 edges.setdefault(region.space, []).extend((region.starts, region.ends))
             written.update(region.space for region in item.writes)
         # What nobody writes conflicts with nothing.
         self._edges = {s: np.unique(np.concatenate(edges[s])) for s in written}
-        self._latest: dict[int, tuple[Region, slice | np.ndarray]] = {}
         self._last: dict[tuple[int, Unit, bool], np.ndarray] = {}
+        self._segments_of: dict[Region, slice | np.ndarray] = {}
         self._written = {
             space: np.zeros(self._edges[space].size, bool)
             for space in (UB, ACCUMULATORS)
@@ -57,12 +54,10 @@ class Hazards:
 
     def _segments(self, region: Region) -> slice | np.ndarray:
         """Elements of the arrays of `region`'s memory; element k begins at edge k."""
-        # Asked for several times while one instruction is examined and added.
-        if id(region) not in self._latest or self._latest[id(region)][0] is not region:
-            if len(self._latest) > _REMEMBERED:
-                self._latest.clear()
-            self._latest[id(region)] = region, self._find_segments(region)
-        return self._latest[id(region)][1]
+        segments = self._segments_of.get(region)
+        if segments is None:
+            segments = self._segments_of[region] = self._find_segments(region)
+        return segments
 
     def _find_segments(self, region: Region) -> slice | np.ndarray:
         edges = self._edges[region.space]

@@ -21,8 +21,8 @@ EXACT_ROWS = 1 << 10
 """Reduction rows whose int8 products sum exactly in float32: 1024 * 128 * 128 = 2**24."""
 PIECE_ELEMENTS = 1 << 22
 """Elements of the greatest float32 matrix that is made at once (unless one step needs more)."""
-BATCH_COLUMNS = 512
-"""Columns from which on the matrix library gains no more."""
+BATCH_COLUMNS = 2048
+"""The most columns of products that are made together."""
 
 
 def arguments(item: Instruction, names: tuple[str, ...]) -> np.ndarray:
@@ -261,6 +261,7 @@ def _interval(item: Instruction, arch: Arch) -> tuple[int, int]:
 
 def _join(batch: Batch | None, product: Product) -> Batch:
     """The batch of `product`: the last one if it fits, or a new one."""
+    most = min(BATCH_COLUMNS, PIECE_ELEMENTS // max(product.positions, EXACT_ROWS))
     single = len(product.groups) == 1 and product.weights_key is not None
     fits = (
         batch is not None
@@ -268,7 +269,7 @@ def _join(batch: Batch | None, product: Product) -> Batch:
         and batch.members[0].weights_key is not None
         and len(batch.members[0].groups) == 1
         and batch.members[0].rows_key == product.rows_key
-        and batch.width + product.width <= BATCH_COLUMNS
+        and batch.width + product.width <= most
     )
     if fits:
         assert batch is not None
