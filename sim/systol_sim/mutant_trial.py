@@ -29,6 +29,7 @@ from systol_hw.program import Program, make_program
 from systol_hw.rtl import emit
 from systol_sim.faulting import (
     FAULT_WATCHDOG_CYCLES,
+    UNIT_KINDS,
     empty_program,
     fault_kinds,
     generate_faulting,
@@ -120,10 +121,12 @@ def _programs(
     """Valid and faulting programs in turn."""
     kinds = fault_kinds(arch)
     # What units find is rarer among the kinds than what the decoder refuses.
-    timed = [k for k in kinds if k.startswith(("address", "overflow", "deadlock"))]
+    timed = [k for k in kinds if k.startswith(UNIT_KINDS)]
     others = [k for k in kinds if k not in timed]
-    stride = len(others) // (FAULTING_PROGRAMS // 2)
-    chosen = [*timed[: FAULTING_PROGRAMS // 2], *others[::stride]]
+    chosen = [
+        kind for group in (timed, others)
+        for kind in group[:: max(1, len(group) // (FAULTING_PROGRAMS // 2))]
+    ]
     for number in range(max(VALID_PROGRAMS, len(chosen))):
         seed = _seed(arch, number)
         if number < VALID_PROGRAMS:

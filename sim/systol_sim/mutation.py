@@ -27,7 +27,8 @@ _AXI = "axi"
 # Of the simulator, what decides times and values.
 _SIMULATOR = (
     "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "walkers",
-    "taps", "values", "instruction_table",
+    "taps", "values", "matrix_kernels", "matrix_plan", "matrix_values", "vector_kernels",
+    "transfer_kernels", "instruction_table",
 )
 
 

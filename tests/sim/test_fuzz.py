@@ -48,7 +48,7 @@ def test_two_processes_find_the_same() -> None:
 
 @pytest.mark.slow
 def test_random_programs_reach_everything() -> None:
-    report = fuzz(4000, 10_000, covering_machines())
+    report = fuzz(2000, 10_000, covering_machines())
     assert not report.mismatches, report.format(coverage=False)
     assert not report.coverage.missing(), report.coverage.format()
 

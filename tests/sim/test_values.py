@@ -1,6 +1,7 @@
 """The fast values in large shapes: against the reference, and each short cut against none."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -170,3 +171,44 @@ def test_counting_is_skipped_only_where_nothing_wraps(
     content = _bytes(rng, 100)
     found = _is_reference(program, content)
     _same(found, _values(program, content, stepwise=True))
+
+
+def test_what_is_kept_stays_within_its_budget_and_is_forgotten_when_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matrix_values, "KEPT_BYTES", 100)
+    kept = matrix_values.Kept()
+
+    def ten(value: int) -> np.ndarray:
+        return np.full(10, value, np.float32)
+
+    for key in range(3):
+        kept.get(key, (10 * key, 10 * key + 10), partial(ten, key))
+    assert kept.find(0) is None, "only two of 40 bytes fit"
+    assert kept.get(2, (20, 30), lambda: ten(99))[0] == 2
+    kept.written(15, 20)
+    assert kept.find(1) is None and kept.find(2) is not None
+    kept.written(30, 99)
+    assert kept.find(2) is not None
+    assert kept.get("large", (0, 1), lambda: np.zeros(99, np.float32)).size == 99
+    assert kept.find("large") is None and kept.find(2) is not None
+
+
+def test_no_piece_is_inexact_or_large() -> None:
+    arch = PRESETS["tpu-v1"]
+    items = [
+        instruction("read_weights", n_count=40, outer_count=9, inner_count=3, k_last=100,
+                    n_last=256),
+        instruction("matmul", n_count=40, k0_count=9, k2_count=3, k_last=100, x_count=4000,
+                    acc_n_step=4000),
+    ]
+    (product,) = matrix_plan.plan_matrix(items, arch).products.values()
+    assert [first for first, _ in product.ranges] == [0, *(end for _, end in product.ranges[:-1])]
+    assert product.ranges[-1][1] == 27
+    assert sum(count for _, count in product.groups) == 40
+    for first, end in product.ranges:
+        rows = product.tops[end] - product.tops[first]
+        assert 256 <= rows <= matrix_plan.EXACT_ROWS
+        for _, count in product.groups:
+            columns = count * arch.columns
+            assert max(rows * 4000, rows * columns, 4000 * columns) <= matrix_plan.PIECE_ELEMENTS

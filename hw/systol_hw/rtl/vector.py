@@ -12,7 +12,6 @@ from amaranth.utils import bits_for
 from systol_hw.arch import VECTOR_PIPELINE_CYCLES, Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
-from systol_hw.rtl.decoder import fields_of
 from systol_hw.rtl.interfaces import (
     AccumulatorReadSignature,
     EngineSignature,
@@ -21,7 +20,6 @@ from systol_hw.rtl.interfaces import (
     amount_bits,
 )
 from systol_hw.rtl.lanes import VectorLanes
-from systol_hw.rtl.vector_mode import is_operation
 from systol_hw.rtl.vector_walker import VectorWalker
 from systol_hw.rtl.write_buffer import WriteBuffer
 
@@ -71,12 +69,6 @@ class VectorEngine(Component):
         m.submodules.lanes = lanes = VectorLanes(arch)
         m.submodules.buffer = buffer = WriteBuffer(arch)
         connect(m, buffer.ub_write, flipped(self.ub_write))
-        # The bytes that a table is entered with stand in the upper half of its operand.
-        first = fields_of(engine.word, "table")
-        high_table, high_byte = Signal(), Signal()
-        with m.If(engine.start):
-            m.d.sync += high_table.eq(is_operation(first, "table") & ~first.a_width)
-        m.d.comb += high_byte.eq(walker.high | high_table)
 
         # The entry counts down from all ones and is free at `free`; the lanes are empty once no
         # cycle of occupation is on its way through them. Neither is cleared by an access: that
@@ -134,8 +126,8 @@ class VectorEngine(Component):
             lanes.start.eq(engine.start),
             lanes.word.eq(engine.word),
             lanes.loads.word.eq(granted["accumulators"]),
-            lanes.loads.a_low.eq(granted["a"] & ~high_byte),
-            lanes.loads.a_high.eq(granted["a"] & high_byte),
+            lanes.loads.a_low.eq(granted["a"] & ~walker.high_a),
+            lanes.loads.a_high.eq(granted["a"] & walker.high_a),
             lanes.loads.b_low.eq(granted["b"] & ~walker.high),
             lanes.loads.b_high.eq(granted["b"] & walker.high),
             lanes.prologue.eq(performed & walker.prologue),

@@ -24,6 +24,7 @@ from systol_hw.rtl.interfaces import INSTRUCTION_BITS
 __all__ = [
     "MULTIPLIER_BITS",
     "OPERAND_BITS",
+    "REDUCE_MEAN",
     "SHIFT_BITS",
     "ModeRegister",
     "VectorMode",
@@ -36,7 +37,7 @@ OPERAND_BITS = 17
 """Signed bits of an operand of 16 bits less a zero point, or moved to 0..65535."""
 
 _WIDTH_WIDE, _WIDTH_RAW = 1, 2
-_REDUCE_SUM, _REDUCE_MEAN = 1, 2
+_REDUCE_SUM, REDUCE_MEAN = 1, 2
 _MUL, _MIN, _MAX = 1, 2, 3
 _KNOT_SCALE = 256
 _TO_UNSIGNED = 1 << 15
@@ -107,12 +108,12 @@ class ModeRegister(Component):
         is_binary, is_table = is_operation(window, "binary"), is_operation(window, "table")
 
         new = Signal(VectorMode)
-        mean = is_requantize & (window.reduce == _REDUCE_MEAN)
+        mean = is_requantize & (window.reduce == REDUCE_MEAN)
         product = is_binary & (binary.function == _MUL)
         m.d.comb += [
             new.channel_parameters.eq(is_requantize & ~mean),
             new.mean.eq(mean),
-            new.sum.eq((window.reduce == _REDUCE_SUM) | (window.reduce == _REDUCE_MEAN)),
+            new.sum.eq((window.reduce == _REDUCE_SUM) | (window.reduce == REDUCE_MEAN)),
             new.binary.eq(is_binary),
             new.table.eq(is_table),
             new.narrow_table.eq(is_table & ~table.table_width),

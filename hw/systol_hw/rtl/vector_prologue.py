@@ -13,14 +13,13 @@ from systol_hw.arch import PARAMETER_BYTES, Arch
 from systol_hw.rtl.decoder import fields_of
 from systol_hw.rtl.interfaces import ADDRESS_BITS, INSTRUCTION_BITS
 from systol_hw.rtl.table_lookup import TABLE_READS
-from systol_hw.rtl.vector_mode import is_operation
+from systol_hw.rtl.vector_mode import REDUCE_MEAN, is_operation
 from systol_hw.rtl.vector_parameters import read_index_bits
 
 __all__ = ["VectorPrologue"]
 
 _NARROW_TABLE_READS = 32
 _LAST_KNOT_BYTES = 2
-_REDUCE_MEAN = 2
 
 
 class VectorPrologue(Component):
@@ -61,7 +60,7 @@ class VectorPrologue(Component):
         arch = self.arch
         fields, table = fields_of(self.word, "requantize"), fields_of(self.word, "table")
         is_table = is_operation(fields, "table")
-        mean = fields.reduce == _REDUCE_MEAN
+        mean = fields.reduce == REDUCE_MEAN
         units_per_read = arch.ub_width_bytes // PARAMETER_BYTES
 
         # Parameters and the 8 bytes of a table read are alike units of 8 bytes; the last table

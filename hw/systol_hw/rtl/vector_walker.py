@@ -45,6 +45,8 @@ class VectorWalker(Component):
         It reads B, or it is a prologue read.
     high
         It is the first of two accesses of a tap: the high plane.
+    high_a
+        What it reads of A are high bytes; so are, for a table, operands of one byte.
     first, none
         It is of an output row's first tap; of a tap outside the window.
     again, plane
@@ -76,6 +78,7 @@ class VectorWalker(Component):
                 "b_address": Out(ADDRESS_BITS),
                 "b_length": Out(bits_for(arch.ub_width_bytes)),
                 "high": Out(1),
+                "high_a": Out(1),
                 "first": Out(1),
                 "none": Out(1),
                 "again": Out(1),
@@ -140,6 +143,7 @@ class VectorWalker(Component):
             self.reads_a.eq(
                 ~self.prologue & ~self.again & ~self.none & ~fill & (~self.high | two_bytes_a)
             ),
+            self.high_a.eq(self.high | (is_operation(now, "table") & ~two_bytes_a)),
             self.writes.eq(last_tap & ~self.high),
             self.ends_row.eq(self.writes & ~self.again),
             self.last.eq(~self.prologue & nest.done),

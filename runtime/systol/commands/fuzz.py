@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
     machines = _machines(options.machines)
     state = _state(options)
     say(f"seed {options.seed}: {options.programs} programs on {len(machines)} machines")
+    executors = _executors(options.backend, machines, options.processes)
     with LateProgress("programs") as bar:
         pace = _Pace(options.programs)
 
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             options.programs,
             options.seed,
             machines,
-            _executors(options.backend, machines),
+            executors,
             faulting=options.faulting,
             processes=options.processes,
             directory=Path(options.directory) if options.directory else None,
@@ -156,15 +157,19 @@ def _machines(text: str) -> tuple[Arch, ...]:
     return tuple(known[name] for name in names)
 
 
-def _executors(backend: str, machines: tuple[Arch, ...]) -> Mapping[str, Executor]:
+def _executors(
+    backend: str, machines: tuple[Arch, ...], processes: int
+) -> Mapping[str, Executor]:
     if backend == "sim":
         return DEFAULT_EXECUTORS
     try:
-        from systol_sim.verilated.fuzzing import run_on_built
+        from systol_sim.verilated.fuzzing import build_machines, run_on_built
     except ImportError as error:
         raise MissingToolError(
             f"the RTL needs the package {error.name}; pip install 'systol[rtl]'"
         ) from error
+    with LateProgress("machines") as bar:
+        build_machines(machines, processes, lambda done: bar(done, len(machines)))
     built = {arch.name: arch for arch in machines}
     return {**DEFAULT_EXECUTORS, "rtl": partial(run_on_built, built=built)}
 

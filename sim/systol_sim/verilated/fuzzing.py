@@ -1,7 +1,9 @@
 """The RTL for random programs: one build of each machine, whatever a program's port timing is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from multiprocessing import Pool
 
 import numpy as np
 
@@ -9,7 +11,21 @@ from systol_hw.arch import Arch
 from systol_hw.program import Program
 from systol_sim.faulting import FAULT_WATCHDOG_CYCLES
 from systol_sim.results import RunResult
+from systol_sim.verilated.build import model_library
 from systol_sim.verilated.runner import run
+
+
+def build_machines(
+    machines: Sequence[Arch], processes: int, progress: Callable[[int], None]
+) -> None:
+    """Build the models of `machines` side by side, so that no two processes build the same one.
+
+    `progress` is called with the number of machines that are ready.
+    """
+    build = partial(model_library, packed=True)
+    with Pool(processes) as pool:
+        for done, _ in enumerate(pool.imap_unordered(build, machines), start=1):
+            progress(done)
 
 
 def run_on_built(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from systol_hw.arch import ALL_WINDOWS, MemoryPort
+from systol_hw.arch import ALL_WINDOWS, TAGS, MemoryPort
 from systol_hw.errors import DifferenceError, InputError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
@@ -20,6 +20,7 @@ from systol_sim.run_setup import (
     counters_from,
     register_writes,
     rows_of_accumulators,
+    used_tags,
 )
 from systol_sim.verilated.build import model_library
 
@@ -145,7 +146,9 @@ def run(
     )
     windows = program.initial_windows(dict(contents or {}))
     weight = program.initial_weight_memory()
-    addresses = counter_addresses()
+    # Reading a counter takes a cycle. Of the tags that cannot be charged one is read, each in turn.
+    tags = {*used_tags(program), len(program.code) % TAGS}
+    addresses = counter_addresses(sorted(tags))
     packed_addresses = np.array([g << 8 | t << 4 | c for g, t, c in addresses], np.uint32)
     values = np.zeros(len(addresses), np.int64)
     times = np.full((len(program.code), 2), -1, np.int64)
