@@ -52,6 +52,7 @@ def test_writes_reach_their_registers_and_no_others(busy: bool, rate: float) -> 
     answers: list[int] = []
     configured: list[tuple[int, int]] = []
     starts = 0
+    acknowledged: list[int] = []
 
     async def bench(ctx: Any) -> None:
         nonlocal starts
@@ -68,6 +69,7 @@ def test_writes_reach_their_registers_and_no_others(busy: bool, rate: float) -> 
             if ctx.get(dut.config_write):
                 configured.append((ctx.get(dut.config_address), ctx.get(dut.config_data)))
             starts += ctx.get(dut.start)
+            acknowledged.append(ctx.get(dut.sync_ack))
             await ctx.tick()
         bases = {name: 0 for name in MEMORY_BASES}
         for offset, data, strobes in writes:
@@ -98,3 +100,9 @@ def test_writes_reach_their_registers_and_no_others(busy: bool, rate: float) -> 
         for (offset, data, _), fine in zip(writes, allowed, strict=True)
     )
     assert starts > 0
+    # Single acknowledgements while busy; between runs `acknowledge_all` comes and goes as well.
+    single = sum(
+        fine and BY_OFFSET[offset].name == "control" and data >> 2 & 1
+        for (offset, data, _), fine in zip(writes, allowed, strict=True)
+    )
+    assert sum(acknowledged) == single if busy else sum(acknowledged) > single

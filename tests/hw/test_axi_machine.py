@@ -24,7 +24,7 @@ from systol_hw.arch import Arch, MemoryPort
 from systol_hw.counters import SCALARS
 from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import instruction
-from systol_hw.program import Program, make_program
+from systol_hw.program import Program, Window, make_program
 from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES, REGISTERS
 from systol_sim import reference, simulator
 from systol_sim.generate import generate
@@ -143,6 +143,7 @@ def assert_values(given: dict[str, Any], found: dict[str, Any]) -> None:
     assert found["registers"]["status"] & (HALTED | FAULTED | BUS_ERROR) == HALTED
     assert found["weight"] == expected.memories["weight"].tobytes()
     assert found["windows"] == [window.tobytes() for window in expected.windows]
+    assert found["registers"]["program_status"] == expected.status
     interrupt = found["registers"]["interrupt"]
     assert interrupt >> 16 == len(expected.interrupts)
     if expected.interrupts:
@@ -215,6 +216,37 @@ def test_counters_are_the_simulators_when_nothing_is_late(
     expected = simulator.run(drawn.program, drawn.contents).counters
     assert expected is not None
     assert expected.differences(counters_from(addresses, found["counters"])) == []
+
+
+def test_a_program_waits_for_the_host_and_shows_where_it_is(
+    verilated: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    program = make_program(
+        machine(),
+        [
+            instruction("set_config", register=1, value=0x1234_5678),
+            instruction("read_host", run_bytes=32, signal=1 << (Unit.STORE - 1)),
+            instruction("write_host_alternate", window=1, run_bytes=32, wait=1 << (Unit.LOAD - 1)),
+            instruction("sync_host", value=7),
+            instruction("read_host_alternate", window=1, ub_address=64, run_bytes=32),
+            instruction("barrier"),
+            instruction("sync_host", value=8),
+            instruction("write_host", window=2, ub_address=64, run_bytes=32),
+            instruction("halt"),
+        ],
+        windows=tuple(Window(name=f"w{i}", size_bytes=32) for i in range(10)),
+    )
+    contents = {"w0": rng.integers(0, 256, 32).astype(np.uint8)}
+    waiting = case(program, contents, acknowledge_all=False)
+    outcomes = run_cases(verilated, tmp_path, [waiting, case(program, contents)])
+    for found in outcomes:
+        assert_values(waiting, found)
+        assert found["windows"][2] == found["windows"][9] == contents["w0"].tobytes()
+        assert found["registers"]["program_status"] == 0x1234_5678
+    # A host that polls is late; one that acknowledges everything beforehand is not.
+    assert outcomes[0]["syncs"] == [7, 8] and outcomes[0]["counters"][LATE] > 0
+    assert outcomes[1]["syncs"] == [] and outcomes[1]["counters"][LATE] == 0
 
 
 def test_faults_interrupts_and_refusals_show_in_registers(

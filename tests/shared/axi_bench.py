@@ -26,7 +26,7 @@ from systol_hw.program import Program
 CASES_VARIABLE = "SYSTOL_AXI_CASES"
 RESULTS_VARIABLE = "SYSTOL_AXI_RESULTS"
 WEIGHT_BASE = 0x12_3456_7000
-WINDOW_BASES = tuple(0x9_8000_0000 + 0x1_0001_0000 * i for i in range(8))
+WINDOW_BASES = tuple(0x9_8000_0000 + 0x1_0001_0000 * i for i in range(16))
 _POLL_CYCLES = 50
 _POLLS = 20_000
 
@@ -43,6 +43,7 @@ class AxiCase:
     stall_percent: int = 0
     delay: int = 0
     seed: int = 0
+    acknowledge_all: bool = True
 
 
 @dataclass
@@ -53,6 +54,7 @@ class AxiOutcome:
     windows: list[bytes]
     registers: dict[str, int]
     counters: list[int]
+    syncs: list[int]
     refused: list[str] = field(default_factory=list)
 
 
@@ -177,18 +179,27 @@ class Bench:
         for offset, value in case.writes:
             await host.write(offset, value)
 
+        await host.write("acknowledge_all", case.acknowledge_all)
+
         await host.write("control", 0b11)
         refused = await self._probe_while_busy()
+        syncs = []
         for _ in range(_POLLS):
-            if self.dut.irq.value and not await host.read("status") & 1:
-                break
+            if self.dut.irq.value:
+                status = await host.read("status")
+                if not status & 1:
+                    break
+                if status & 1 << 6:
+                    syncs.append(await host.read("interrupt") & 0xFFFF)
+                    await host.write("control", 0b110)
             await ClockCycles(self.dut.clk, _POLL_CYCLES)
         else:
             raise AssertionError("the program did not end")
         status = await host.read("status")
         await host.write("control", 0b10)
         assert not await host.read("status") & 1 << 5 and not self.dut.irq.value
-        names = ("fault", "fault_pc", "fault_cycle_low", "fault_cycle_high", "interrupt")
+        names = ("fault", "fault_pc", "fault_cycle_low", "fault_cycle_high", "interrupt",
+                 "program_status")  # fmt: skip
         registers = {"status": status} | {name: await host.read(name) for name in names}
         counters = []
         for group, tag, code in case.counter_addresses:
@@ -205,6 +216,7 @@ class Bench:
             ],
             registers=registers,
             counters=counters,
+            syncs=syncs,
             refused=refused,
         )
 

@@ -20,10 +20,10 @@ from systol_hw.address_map import (
 from systol_hw.counters import COUNTER_BITS
 from systol_hw.registers import CODE_LENGTH_BITS, REGISTERS
 from systol_hw.rtl.axi import AXI_ADDRESS_BITS, AXI_OKAY, AXI_SLVERR, AxiLiteSignature
-from systol_hw.rtl.control import CAUSE_BITS, CYCLE_BITS
 from systol_hw.rtl.counters import GROUP_BITS
 from systol_hw.rtl.decoder import UNIT_BITS
 from systol_hw.rtl.interfaces import STATE_BITS, TAG_BITS
+from systol_hw.rtl.supervisor import CAUSE_BITS, CYCLE_BITS
 
 __all__ = ["CONTROL_MEMBERS", "AxiLiteRegisters"]
 
@@ -47,6 +47,9 @@ CONTROL_MEMBERS: Mapping[str, Member] = MappingProxyType(
         "fault_cycle": In(CYCLE_BITS),
         "interrupt_valid": In(1),
         "interrupt_value": In(16),
+        "sync_valid": In(1),
+        "sync_ack": Out(1),
+        "status": In(32),
         "read_group": Out(GROUP_BITS),
         "read_tag": Out(TAG_BITS),
         "read_code": Out(STATE_BITS),
@@ -130,7 +133,14 @@ class AxiLiteRegisters(Component):
 
     def _write(self, m: Module, pulses: dict[str, Signal], word: Signal) -> None:
         """What the pulses do."""
-        m.d.comb += [self.start.eq(pulses["control"] & word[0]), self.config_data.eq(word)]
+        acknowledge_all = Signal()
+        m.d.comb += [
+            self.start.eq(pulses["control"] & word[0]),
+            self.config_data.eq(word),
+            self.sync_ack.eq(acknowledge_all | (pulses["control"] & word[2])),
+        ]
+        with m.If(pulses["acknowledge_all"]):
+            m.d.sync += acknowledge_all.eq(word[0])
         for register in REGISTERS:
             with m.If(pulses[register.name]):
                 m.d.comb += [self.config_write.eq(1), self.config_address.eq(register.address)]
@@ -164,7 +174,9 @@ class AxiLiteRegisters(Component):
         with m.Elif(pulses["control"] & word[1]):
             m.d.sync += request.eq(0)
         m.d.comb += self.irq.eq(request)
-        status = Cat(self.busy, self.running, self.halted, self.faulted, bus_error, request)
+        status = Cat(
+            self.busy, self.running, self.halted, self.faulted, bus_error, request, self.sync_valid
+        )
         cause = Cat(self.fault_cause, Const(0, 8 - len(self.fault_cause)))
         return {
             "identity": IDENTITY,
@@ -177,6 +189,7 @@ class AxiLiteRegisters(Component):
             "interrupt": Cat(value, count),
             "counter_low": self.read_data[:32],
             "counter_high": self.read_data[32:],
+            "program_status": self.status,
         }
 
     def _read(self, m: Module, values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import Component, Out, connect
 
 from systol_hw import registers
 from systol_hw.address_map import ADDRESS_BITS, MEMORY_BASES
-from systol_hw.arch import WINDOWS, Arch
+from systol_hw.arch import ALL_WINDOWS, Arch
 from systol_hw.rtl.axi import AxiLiteSignature, AxiMaster, AxiSignature
 from systol_hw.rtl.axi_lite import CONTROL_MEMBERS, AxiLiteRegisters
 from systol_hw.rtl.machine import Machine
@@ -71,7 +71,7 @@ class AxiMachine(Component):
 
         bases = [getattr(control, name) for name in MEMORY_BASES]
         errors = []
-        for name, first, memories in (("weight", 0, 1), ("host", 1, WINDOWS)):
+        for name, first, memories in (("weight", 0, 1), ("host", 1, ALL_WINDOWS)):
             memory_port = {"weight": self.arch.weight_port, "host": self.arch.host_port}[name]
             master = AxiMaster(
                 width_bytes=memory_port.width_bytes,
