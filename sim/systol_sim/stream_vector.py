@@ -2,7 +2,18 @@
 
 from numba import njit
 
-from systol_sim.places import BUSY, H_FROM, HISTORY, P_HELD, VECTOR
+from systol_sim.instruction_columns import FIRST
+from systol_sim.places import (
+    H_FROM,
+    HISTORY,
+    K_LAST,
+    P_HELD,
+    RING,
+    VECTOR,
+    WAIT_BANK,
+    WAIT_LANES,
+    WAIT_SPACE,
+)
 from systol_sim.step_vector import vector_performs, write_row
 
 
@@ -23,15 +34,25 @@ def stream_vector(m, t, end):  # type: ignore[no-untyped-def]
             vector_performs(m, t)
         states[m.code[VECTOR]] += 1
         t += 1
-        # While the lanes' entry is occupied, or there are only rows to write, nothing else happens.
-        moment = m.entry_free if active else end
+        # Until some moment nothing else happens: the lanes' entry is occupied, or the matrix claims
+        # the bank, the lanes are not empty, a row must be written first.
+        state = m.code[VECTOR]
+        held = m.held_in - m.held_out
+        moment = end
+        if active:
+            moment = m.entry_free
+            if state == WAIT_BANK and m.row[VECTOR, FIRST] == 0:
+                moment = m.claims[m.claims_out & (RING - 1), K_LAST] + 1
+            elif state == WAIT_LANES:
+                moment = m.lanes_empty
+            elif state == WAIT_SPACE:
+                moment = end if held >= m.write_rows else t
         if moment <= t or t >= end:
             continue
-        held = m.held_in - m.held_out
         peaks[P_HELD] = max(peaks[P_HELD], held)
         if held > 0:
             moment = min(moment, m.rows_held[m.held_out & (HISTORY - 1), H_FROM])
         gap = min(moment, end) - t
         if gap > 0:
-            states[BUSY if active else m.code[VECTOR]] += gap
+            states[state] += gap
             t += gap
