@@ -26,8 +26,8 @@ _NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
 _AXI = "axi"
 # Of the simulator, what decides times and values.
 _SIMULATOR = (
-    "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "walkers",
-    "taps", "values", "instruction_table",
+    "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "streams",
+    "stream_tiles", "stream_transfers", "stream_vector", "walkers", "taps", "values", "instruction_table",
 )
 
 
