@@ -27,7 +27,8 @@ _AXI = "axi"
 # Of the simulator, what decides times and values.
 _SIMULATOR = (
     "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "streams",
-    "stream_tiles", "stream_transfers", "stream_vector", "walkers", "taps", "values", "instruction_table",
+    "stream_tiles", "stream_rows", "stream_period", "stream_transfers", "stream_vector", "walkers",
+    "taps", "values", "instruction_table",
 )
 
 

@@ -157,6 +157,7 @@ def _fields() -> list[tuple[Any, ...]]:
         "rows_held": (HISTORY, 3),
         "tile_ready": (HISTORY,),  # from when a tile can shift; its live columns
         "tile_columns": (HISTORY,),
+        "boundary": (32,),  # systol_sim.stream_period
         "states": (UNITS, TAGS, STATES),
         "amounts": (len(AMOUNTS), TAGS),
         "scalars": (len(SCALARS),),

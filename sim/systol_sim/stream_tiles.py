@@ -9,8 +9,6 @@ from numba import njit
 
 from systol_sim.instruction_columns import FIRST, PORT, UNIFIED_BUFFER, WEIGHT_PORT
 from systol_sim.places import (
-    A_PADDING,
-    A_USEFUL,
     A_WEIGHTS,
     BUSY,
     HISTORY,
@@ -24,28 +22,19 @@ from systol_sim.places import (
     WEIGHTS,
 )
 from systol_sim.step_buffer import (
-    claim_bank,
     drop_claims,
     matrix_issues,
     shift_plane,
     weights_read,
 )
+from systol_sim.stream_period import skip_tiles
+from systol_sim.stream_rows import issue_rows
 from systol_sim.walkers import (
-    M_A_X,
-    M_A_Y,
     M_ACC,
     M_K0,
     M_K1,
     M_K2,
-    M_LINE_K0,
-    M_LINE_Y,
     M_N,
-    M_P_K1,
-    M_P_K2,
-    M_P_N,
-    M_P_X,
-    M_X,
-    M_Y,
     W_ADDRESS,
     W_DONE,
     W_INNER,
@@ -55,9 +44,7 @@ from systol_sim.walkers import (
     W_N_LIVE,
     W_OUTER,
     W_ROW,
-    advance_rows,
     advance_tiles,
-    matrix_row,
 )
 
 _NOT_HERE, _WAITS, _STREAMS, _ALONE = range(4)
@@ -72,11 +59,19 @@ def stream_tiles(m, t, limit):  # type: ignore[no-untyped-def]
     drop_claims(m, t)
     with_weights, with_matrix = m.active[WEIGHTS] >= 0, m.active[MATRIX] >= 0
     begin = t
+    m.boundary[0] = -1
     while t < limit and m.claims_in - m.claims_out < RING - HISTORY:
         if m.tiles_freed < m.tiles_shifted and t >= m.plane_full_from:
             m.tiles_freed += 1
         m.used = m.tiles_reserved - m.tiles_freed
         m.scalars[P_USED] = max(m.scalars[P_USED], m.used)
+        if (
+            with_matrix and with_weights and m.walkers[MATRIX, M_ACC] == 0 and m.plane_held
+            and t >= m.plane_full_from
+        ):
+            t = skip_tiles(m, t, limit)
+            if t >= limit:
+                break
         gap = limit - t
         shifts = False
         if m.tiles_freed < m.tiles_shifted:
@@ -145,77 +140,6 @@ def _matrix_next(m, t):  # type: ignore[no-untyped-def]
     if t < m.plane_full_from:
         return _WAITS, m.plane_full_from - t
     return _ALONE, min(left, 1)
-
-
-@njit(cache=True)
-def issue_rows(m, t, count):  # type: ignore[no-untyped-def]
-    """Issue `count` rows of one tile, not its first, in the cycles from `t` on (6.5, 6.6)."""
-    row, w = m.row[MATRIX], m.walkers[MATRIX]
-    x_count = row[FIRST + 5]
-    live, _, _, accumulator = matrix_row(row, w, m.rows)
-    # Bytes inside: what a line has does not depend on the line, unless it is outside as a whole.
-    first, end = w[M_ACC], w[M_ACC] + count
-    y, last_y = first // x_count, (end - 1) // x_count
-    if y == last_y:
-        inside = _lines_inside(row, w, y, y) * _bytes_inside(row, w, live, w[M_X], w[M_X] + count)
-    else:
-        inside = _lines_inside(row, w, y, y) * _bytes_inside(row, w, live, w[M_X], x_count)
-        inside += _lines_inside(row, w, last_y, last_y) * _bytes_inside(
-            row, w, live, 0, end - last_y * x_count
-        )
-        if last_y > y + 1:
-            inside += _lines_inside(row, w, y + 1, last_y - 1) * _bytes_inside(
-                row, w, live, 0, x_count
-            )
-    m.amounts[A_USEFUL, m.charge[MATRIX]] += count * live * m.row_columns
-    m.amounts[A_PADDING, m.charge[MATRIX]] += (count * live - inside) * m.row_columns
-    claim = t + m.matrix_latency
-    half = m.acc_rows // 2
-    lower = min(count, half - accumulator) if accumulator < half else 0
-    if lower > 0:
-        claim_bank(m, claim, claim + lower - 1, 0)
-    if count > lower:
-        claim_bank(m, claim + lower, claim + count - 1, 1)
-    # To the last of the rows, and one on.
-    x = end - 1 - last_y * x_count
-    w[M_ACC], w[M_Y], w[M_X] = end - 1, last_y, x
-    w[M_A_X] = w[M_P_X] = x * row[FIRST + 11]
-    w[M_A_Y] = last_y * row[FIRST + 17]
-    w[M_LINE_Y] = last_y * row[FIRST + 15]
-    advance_rows(row, w)
-
-
-@njit(cache=True)
-def _lines_inside(row, w, first, last):  # type: ignore[no-untyped-def]
-    """How many of the lines `first` .. `last` of the output window read a line of the input."""
-    start, step = row[FIRST + 3] + w[M_LINE_K0], row[FIRST + 15]
-    low, high = start + first * step, start + last * step
-    if step == 0 or first == last:
-        return last - first + 1 if 0 <= low < row[FIRST + 4] else 0
-    above = max(0, (step - 1 - low) // step)
-    beyond = max(0, (high - row[FIRST + 4]) // step + 1)
-    return max(0, last - first + 1 - above - beyond)
-
-
-@njit(cache=True)
-def _bytes_inside(row, w, live, first, end):  # type: ignore[no-untyped-def]
-    """Bytes inside the window of the rows at x = `first` .. `end` - 1 of a line that is inside."""
-    step, limit = row[FIRST + 11], row[FIRST + 2]
-    start = row[FIRST + 1] + w[M_P_N] + w[M_P_K1] + w[M_P_K2]
-    total = 0
-    # Rows that are wholly inside have no others between them.
-    while first < end and not 0 <= start + first * step <= limit - live:
-        total += _overlap(start + first * step, live, limit)
-        first += 1
-    while first < end and not 0 <= start + (end - 1) * step <= limit - live:
-        end -= 1
-        total += _overlap(start + end * step, live, limit)
-    return total + (end - first) * live
-
-
-@njit(cache=True)
-def _overlap(start, length, limit):  # type: ignore[no-untyped-def]
-    return max(0, min(start + length, limit) - max(start, 0))
 
 
 @njit(cache=True)

@@ -57,8 +57,9 @@ def stream_load(m, t, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def stream_store(m, t, end):  # type: ignore[no-untyped-def]
-    """Advance Store from cycle `t` to `end`: its reads, and its beats as the pace allows."""
+def stream_store(m, t, end, blocked):  # type: ignore[no-untyped-def]
+    """Advance Store from cycle `t` to `end`: its reads, and its beats as the pace allows, or none
+    where Load has the port (`blocked`)."""
     row, w = m.row[STORE], m.walkers[STORE]
     port = row[PORT]
     cost, income, cap = m.cost[port], m.income[port], m.cap[port]
@@ -69,12 +70,14 @@ def stream_store(m, t, end):  # type: ignore[no-untyped-def]
         buffered = m.store_in - m.store_out
         peak = max(peak, buffered)
         head = m.beats[m.store_out & (HISTORY - 1)]
-        if buffered >= space and credits < cost and head[B_FROM] <= t:
+        if blocked and buffered >= space:
+            break
+        if not blocked and buffered >= space and credits < cost and head[B_FROM] <= t:
             wait = min((cost - credits + income - 1) // income, end - t)
             credits += wait * income
             t += wait
             continue
-        if buffered > 0 and head[B_FROM] <= t and credits >= cost:
+        if not blocked and buffered > 0 and head[B_FROM] <= t and credits >= cost:
             m.owner[port] = -1 if head[B_ENDS_BURST] else STORE
             m.store_out += 1
             credits -= cost
@@ -92,7 +95,8 @@ def stream_store(m, t, end):  # type: ignore[no-untyped-def]
             reads += 1
             total += live
         t += 1
-    m.credits[port] = credits
+    if not blocked:
+        m.credits[port] = credits
     m.scalars[P_BUFFERED] = max(m.scalars[P_BUFFERED], peak)
     m.amounts[A_STORE + port, m.charge[STORE]] += total
     m.states[STORE, m.charge[STORE], BUSY] += reads

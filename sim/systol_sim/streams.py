@@ -72,12 +72,13 @@ def skip_streams(m, table, order, log, t):  # type: ignore[no-untyped-def]
         return 0
     for port in range(2):
         _idle_port(m, port, gap)
+    blocked = _store_blocked(m)
     if m.active[LOAD] >= 0:
         stream_load(m, t, end)
     else:
         m.states[LOAD, m.charge[LOAD], m.code[LOAD]] += gap
     if m.active[STORE] >= 0:
-        stream_store(m, t, end)
+        stream_store(m, t, end, blocked)
     else:
         m.states[STORE, m.charge[STORE], m.code[STORE]] += gap
     if m.active[VECTOR] >= 0 or m.held_in > m.held_out:
@@ -105,16 +106,17 @@ def _window(m, t):  # type: ignore[no-untyped-def]
     weights = m.active[WEIGHTS] >= 0
     weights_port = weights and m.row[WEIGHTS, PORT] == WEIGHT_PORT
     load, store = m.active[LOAD] >= 0, m.active[STORE] >= 0
+    load_port, store_port = m.row[LOAD, PORT], m.row[STORE, PORT]
+    blocked = _store_blocked(m)
     # A last beat in the store buffer gives its instruction an end.
     for place in range(m.store_out, m.store_in):
-        if not store or m.beats[place & (HISTORY - 1), B_LAST_OF] >= 0:
+        if not blocked and (not store or m.beats[place & (HISTORY - 1), B_LAST_OF] >= 0):
             return t
-    load_port, store_port = m.row[LOAD, PORT], m.row[STORE, PORT]
     if weights_port and (
         (load and load_port == WEIGHT_PORT) or (store and store_port == WEIGHT_PORT)
     ):
         return t
-    if load and store and load_port == store_port:
+    if load and store and load_port == store_port and not blocked:
         return t
     for unit in range(1, UNITS):
         if m.active[unit] >= 0 and not m.row[unit, SAFE]:
@@ -147,6 +149,13 @@ def _window(m, t):  # type: ignore[no-untyped-def]
         # The ring of deliveries must hold those of the whole window.
         limit = min(limit, t + RING // 2)
     return limit
+
+
+@njit(cache=True)
+def _store_blocked(m):  # type: ignore[no-untyped-def]
+    """Whether Load outranks Store at one port throughout: outside Store's bursts it always does."""
+    port = m.row[LOAD, PORT]
+    return m.active[LOAD] >= 0 and m.row[STORE, PORT] == port and m.owner[port] != STORE
 
 
 @njit(cache=True)

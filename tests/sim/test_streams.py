@@ -33,7 +33,8 @@ MACHINES = (
         host_port=_port(16, 16, 8), vector_write_rows=3,
     ),
     dataclasses.replace(
-        EDGE16, rows=8, columns=12, vector_lanes=3, ub_banks=8, host_port=_port(8, Fraction(5, 3), 77),
+        EDGE16, rows=8, columns=12, vector_lanes=3, ub_banks=8,
+        host_port=_port(8, Fraction(5, 3), 77),
         weight_port=_port(16, Fraction(4095, 256), 301), burst_bytes=256, store_buffer_beats=1,
         queue_depth=1, inflight_instructions=1, fetch_buffer_instructions=1, vector_write_rows=1,
     ),
@@ -135,7 +136,7 @@ def _agree(program: Program) -> int:
     assert skipped.counters is not None and stepped.counters is not None
     assert skipped.fault == stepped.fault
     assert skipped.counters.differences(stepped.counters) == []
-    np.testing.assert_array_equal(skipped.times, stepped.times)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(skipped.times, stepped.times)
     assert (skipped.interrupts, skipped.status) == (stepped.interrupts, stepped.status)
     assert stepped.coverage["cycles of streams skipped"] == 0
     return int(skipped.coverage["cycles of streams skipped"])
