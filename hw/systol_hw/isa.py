@@ -43,6 +43,14 @@ class Instruction:
         """The value of field `name`, or `default` where the operation has no such field."""
         return self.fields.get(name, default)
 
+    @functools.cached_property
+    def word(self) -> int:
+        """The 512-bit number that encodes it."""
+        word = self.operation.opcode
+        for field in self.operation.fields:
+            word |= (self.fields[field.name] & ((1 << field.width) - 1)) << field.lsb
+        return word
+
     @property
     def unit(self) -> Unit:
         """The unit that executes it."""
@@ -59,10 +67,10 @@ class Instruction:
         return units_of_mask(self.get("signal"))
 
     def __hash__(self) -> int:
-        return hash(encode(self))
+        return hash(self.word)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Instruction) and encode(self) == encode(other)
+        return isinstance(other, Instruction) and self.word == other.word
 
 
 def mask_of_units(units: Iterable[Unit]) -> int:
@@ -120,10 +128,7 @@ def instruction(operation: str | Operation, /, **values: int) -> Instruction:
 
 def encode(instruction: Instruction) -> bytes:
     """The 64 bytes of `instruction`."""
-    word = instruction.operation.opcode
-    for field in instruction.operation.fields:
-        word |= (instruction.fields[field.name] & ((1 << field.width) - 1)) << field.lsb
-    return word.to_bytes(INSTRUCTION_BYTES, "little")
+    return instruction.word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -159,7 +164,7 @@ def decode_fault(data: bytes, arch: Arch) -> tuple[FaultCause, str] | None:
     except InvalidProgramError as error:
         return FaultCause.ILLEGAL_INSTRUCTION, str(error)
     operation = decoded.operation
-    for field in operation.fields:
+    for field in operation.checked_fields:
         low, high = field.bounds(arch)
         value = decoded[field.name]
         if not low <= value <= high:
@@ -174,7 +179,7 @@ def decode_fault(data: bytes, arch: Arch) -> tuple[FaultCause, str] | None:
             )
     if not operation.supported:
         return FaultCause.UNSUPPORTED, f"{operation.name} is not supported by this machine"
-    for field in operation.fields:
+    for field in operation.checked_fields:
         if field.supported_maximum is not None and decoded[field.name] > field.supported_maximum:
             return (
                 FaultCause.UNSUPPORTED,

@@ -73,6 +73,7 @@ def _unit(
     )
 
 
+# Behind the other fields, so that all of a unit's transfers have those at the same bits.
 _WINDOW = _u("window", 4, "host window of the set", maximum=WINDOWS - 1)
 _TRANSFER = (
     _u("memory_address", 32, "first byte in the window or in weight memory"),
@@ -290,17 +291,17 @@ OPERATIONS: tuple[Operation, ...] = (
         _u("value", 32, "value"),
     ),
     _unit("read_host", 0x10, Unit.LOAD, "Read_Host_Memory",
-          _TRANSFER_DOC.format(to_from="to"), _WINDOW, *_TRANSFER),
+          _TRANSFER_DOC.format(to_from="to"), *_TRANSFER, _WINDOW),
     _unit("read_host_alternate", 0x11, Unit.LOAD, "Read_Host_Memory (alternate)",
           "As read_host, from window `window` of the alternate set: 8 + window.",
-          _WINDOW, *_TRANSFER),
+          *_TRANSFER, _WINDOW),
     _unit("read_weight_memory", 0x12, Unit.LOAD, "none (weight memory is read-only there)",
           _TRANSFER_DOC.format(to_from="to"), *_TRANSFER),
     _unit("write_host", 0x20, Unit.STORE, "Write_Host_Memory",
-          _TRANSFER_DOC.format(to_from="from"), _WINDOW, *_TRANSFER),
+          _TRANSFER_DOC.format(to_from="from"), *_TRANSFER, _WINDOW),
     _unit("write_host_alternate", 0x21, Unit.STORE, "Write_Host_Memory (alternate)",
           "As write_host, to window `window` of the alternate set: 8 + window.",
-          _WINDOW, *_TRANSFER),
+          *_TRANSFER, _WINDOW),
     _unit("write_weight_memory", 0x22, Unit.STORE, "none (spills)",
           _TRANSFER_DOC.format(to_from="from"), *_TRANSFER),
     _unit("read_weights", 0x30, Unit.WEIGHTS, "Read_Weights",

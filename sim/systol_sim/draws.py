@@ -56,11 +56,15 @@ class Draws:
 
     def stride(self, length: int) -> int:
         """A stride for accesses of `length` places: gapless, with gaps, overlapping, backwards."""
-        rng = self.rng
-        return rng.choice(
-            (length, length, length + rng.randint(1, 9), -length, 0, length // 2,
-             -length - rng.randint(1, 9), rng.randint(-40, 40))
-        )
+        kind = self.rng.random()
+        if kind < 0.25:
+            return length
+        if kind < 0.5:
+            return (-length, 0, length // 2)[int(kind * 12) - 3]
+        if kind < 0.75:
+            gap = self.rng.randint(1, 9)
+            return length + gap if kind < 0.625 else -length - gap
+        return self.rng.randint(-40, 40)
 
     def plane_step(self, planes: int, block: int) -> int:
         """A step between `planes` planes of about `block` bytes, in units of 64 bytes."""

@@ -32,6 +32,7 @@ class FaultCase(Case):
     pc: int | None
 
 
+_ALL_BITS = (1 << 8 * INSTRUCTION_BYTES) - 1
 UNIT_KINDS = ("address", "overflow", "deadlock", "watchdog")
 """First words of the kinds that are found while units work, not by the decoder."""
 
@@ -40,7 +41,8 @@ def fault_kinds(arch: Arch) -> tuple[str, ...]:
     """Names of all kinds of faults that `generate_faulting` can make on `arch`."""
     kinds = ["opcode", "end"]
     for operation in OPERATIONS:
-        kinds.append(f"reserved {operation.name}")
+        if operation.used_bits != _ALL_BITS:
+            kinds.append(f"reserved {operation.name}")
         for field in operation.fields:
             low, high = field.bounds(arch)
             least = -(1 << (field.width - 1)) if field.signed else 0

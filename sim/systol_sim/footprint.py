@@ -105,7 +105,7 @@ class Region:
         return int(low[0]) if low.size else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Footprint:
     """What one instruction reads and what it writes."""
 
@@ -190,6 +190,26 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
     InvalidProgramError
         For a footprint of more separate pieces than the checker follows.
     """
+    key = (instruction.word & ~_ORDER_BITS, arch.rows, arch.columns)
+    found = _FOUND.get(key)
+    if found is None:
+        found = _footprint(instruction, arch)
+        if len(_FOUND) >= _MOST_FOUND:
+            _FOUND.clear()
+        if all(region.starts.size <= _FEW for region in (*found.reads, *found.writes)):
+            _FOUND[key] = found
+    return found
+
+
+_ORDER_BITS = ((1 << 19) - 1) ^ 0xFF
+"""Token masks and drain bit, of which no footprint depends: `systol_hw.operations`."""
+_FOUND: dict[tuple[int, int, int], Footprint] = {}
+"""Footprints of late: a program is examined when it is made, ordered, checked and compared."""
+_MOST_FOUND, _FEW = 2000, 64
+"""Footprints that are kept, and intervals of a region that is: a few megabytes at most."""
+
+
+def _footprint(instruction: Instruction, arch: Arch) -> Footprint:
     unit = instruction.unit
     if unit is Unit.LOAD or unit is Unit.STORE:
         memory, buffer = _transfer(instruction)
@@ -203,6 +223,24 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
     if unit is Unit.VECTOR:
         return _vector(instruction, arch)
     return Footprint(reads=(), writes=())
+
+
+def footprints(program: Iterable[Instruction], arch: Arch) -> list[Footprint]:
+    """The footprint of each instruction; equal ones, whatever their tokens, are one object.
+
+    Raises
+    ------
+    InvalidProgramError
+        As `footprint` does.
+    """
+    known: dict[int, Footprint] = {}
+    found = []
+    for item in program:
+        key = item.word & ~_ORDER_BITS
+        if key not in known:
+            known[key] = footprint(item, arch)
+        found.append(known[key])
+    return found
 
 
 def _transfer(i: Instruction) -> tuple[Region, Region]:

@@ -41,11 +41,11 @@ def generate(arch: Arch, seed: int, *, instructions: int | None = None) -> Case:
     Parameters
     ----------
     instructions
-        About how many instructions before halt; 30 to 60 if not given.
+        About how many instructions before halt; 26 to 46 if not given.
     """
     for attempt in range(_ATTEMPTS):
         rng = random.Random(f"{seed}/{attempt}")
-        writer = _Writer(arch, rng, instructions or rng.randint(30, 60))
+        writer = _Writer(arch, rng, instructions or rng.randint(26, 46))
         body = writer.write()
         redundancy = rng.choice((0.0, 0.0, 0.2, 0.5))
         listing = [
@@ -70,20 +70,33 @@ def random_parameters(rng: random.Random, channels: int) -> np.ndarray:
     """Requantization parameters with every kind of extreme: uint8 (8 * channels,)."""
     data = bytearray()
     for _ in range(channels):
-        bias = rng.choice(
-            (0, rng.randint(-4000, 4000), rng.randint(-(1 << 31), (1 << 31) - 1),
-             (1 << 31) - 1 - rng.randint(0, 99), -(1 << 31) + rng.randint(0, 99))
-        )
-        multiplier = rng.choice(
-            (rng.randint(1 << 16, (1 << 17) - 1), rng.randint(1 << 16, (1 << 17) - 1),
-             rng.randint(-(1 << 17), (1 << 17) - 1), 1 << 16, (1 << 17) - 1, -(1 << 17), 0)
-        )
-        shift = rng.choice((0, 16, 17, 48, 49, 63, *(rng.randint(18, 30) for _ in range(10))))
         # Bits that the table leaves open are random: no executor may look at them.
-        word = (multiplier & 0x3FFFF) | rng.getrandbits(6) << 18
-        data += (bias & 0xFFFFFFFF).to_bytes(4, "little") + word.to_bytes(3, "little")
+        word = (_multiplier(rng) & 0x3FFFF) | rng.getrandbits(6) << 18
+        data += (_bias(rng) & 0xFFFFFFFF).to_bytes(4, "little") + word.to_bytes(3, "little")
+        kind = rng.random()
+        # The last of them makes ties of a multiplier that is a power of two.
+        shift = rng.randint(18, 30) if kind < 0.6 else rng.choice((0, 16, 17, 48, 49, 63, 17, 18))
         data.append(shift | rng.getrandbits(2) << 6)
     return np.frombuffer(bytes(data), np.uint8)
+
+
+def _bias(rng: random.Random) -> int:
+    kind = rng.random()
+    if kind < 0.6:
+        return int((kind - 0.3) * 13000) if kind > 0.1 else 0
+    if kind < 0.8:
+        return rng.getrandbits(32)
+    near = rng.randint(0, 99)
+    return (1 << 31) - 1 - near if kind < 0.9 else -(1 << 31) + near
+
+
+def _multiplier(rng: random.Random) -> int:
+    kind = rng.random()
+    if kind < 0.35:
+        return (1 << 16) + rng.getrandbits(16)
+    if kind < 0.5:
+        return rng.getrandbits(18) - (1 << 17)
+    return rng.choice((1 << 16, 1 << 16, (1 << 17) - 1, -(1 << 17), 0))
 
 
 class _Writer:

@@ -33,7 +33,7 @@ from systol_sim.faulting import (
     fault_kinds,
     generate_faulting,
 )
-from systol_sim.fuzz import Executor, compare_executors, refer, simulate
+from systol_sim.fuzz import Executor, compare_executors, refer, simulate, step
 from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
 from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM
@@ -100,7 +100,6 @@ def _rtl_late(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult
 
 
 _FETCH_BYTES = next(i for i, amount in enumerate(AMOUNTS) if amount.name == "fetch_bytes")
-_STEPPED: Executor = functools.partial(simulate, skip=False)
 
 
 def _compare(record: _Record, name: str, case: Case, executors: Mapping[str, Executor],
@@ -212,17 +211,17 @@ def try_simulator(record: _Record) -> str:
     if status != pytest.ExitCode.OK:
         raise _Difference("the micro-programs cannot be collected")
     _prepare_build()
-    executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": step, "reference": refer}
     with record.check("skipping"):
         case = generate(MACHINES[0], 0)
-        skips = [f(case.program, case.contents).coverage["skips"] for f in (simulate, _STEPPED)]
+        skips = [f(case.program, case.contents).coverage["skips"] for f in (simulate, step)]
     if not skips[0] or skips[1]:
         raise _Difference(f"{skips[0]} skips where they are allowed, {skips[1]} where not")
     for arch in MACHINES:
         with record.check(f"{arch.name}, build", BUILD_SECONDS):
             build.model_library(arch, packed=True)
         _programs(record, arch, executors, executors)
-    own = {"sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    own = {"sim": simulate, "sim-stepped": step, "reference": refer}
     for arch in FUZZ_MACHINES:
         for number in range(OTHER_PROGRAMS):
             seed = _seed(arch, number)

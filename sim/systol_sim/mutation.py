@@ -28,7 +28,8 @@ _AXI = "axi"
 _SIMULATOR = (
     "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "streams",
     "stream_tiles", "stream_rows", "stream_period", "stream_transfers", "stream_vector", "walkers",
-    "taps", "values", "instruction_table",
+    "taps", "values", "matrix_kernels", "matrix_plan", "matrix_values", "vector_kernels",
+    "transfer_kernels", "instruction_table", "instruction_bounds",
 )
 
 
@@ -44,14 +45,12 @@ def modules(root: Path, target: str) -> tuple[str, ...]:
         `SIM`: what decides the simulator's times and values.
     """
     folder = _FOLDERS[target]
-    if target == SIM:
-        return tuple(f"{folder}/{name}.py" for name in _SIMULATOR)
     names = sorted(path.stem for path in (root / folder).glob("*.py"))
-    return tuple(
-        f"{folder}/{name}.py"
-        for name in names
-        if name not in _NOT_HARDWARE and not name.startswith(_AXI)
-    )
+    if target == SIM:
+        chosen = [name for name in names if name.startswith(_SIMULATOR)]
+    else:
+        chosen = [n for n in names if n not in _NOT_HARDWARE and not n.startswith(_AXI)]
+    return tuple(f"{folder}/{name}.py" for name in chosen)
 
 
 _COMPARISONS: Mapping[type[ast.cmpop], tuple[str, str]] = {
@@ -136,24 +135,15 @@ def select(root: Path, target: str, seed: int) -> Iterator[Mutant]:
     Modules take turns, and within a module the kinds of change do: any first part is spread over
     all of both. Equal sources and seeds give equal orders.
     """
-    queues = []
     rng = random.Random(f"{target}/{seed}")
     paths = list(modules(root, target))
     rng.shuffle(paths)
-    orders: dict[str, Iterator[Mutant]] = {}
-    for path in paths:
-        if path not in orders:
-            source = (root / path).read_text("utf-8")
-            orders[path] = _by_operator(mutants_of(path, target, source), rng)
-        queues.append(orders[path])
-    for turn in itertools.zip_longest(*(_turns(queue) for queue in queues)):
+    queues = [
+        _by_operator(mutants_of(path, target, (root / path).read_text("utf-8")), rng)
+        for path in paths
+    ]
+    for turn in itertools.zip_longest(*queues):
         yield from (mutant for mutant in turn if mutant is not None)
-
-
-def _turns(queue: Iterator[Mutant]) -> Iterator[Mutant]:
-    """A view of an iterator that several places of the rota share."""
-    while (mutant := next(queue, None)) is not None:
-        yield mutant
 
 
 def _by_operator(mutants: Sequence[Mutant], rng: random.Random) -> Iterator[Mutant]:

@@ -71,7 +71,18 @@ class VectorDraws(Draws):
         """A fill, if its output fits."""
         fields = self.rows(self.rng.choice((BYTES, BYTES, SIXTEEN, RAW)))
         out = self.output(fields)
-        return None if out is None else instruction("fill", **fields, **out)
+        return None if out is None else instruction("fill", **self._unread(), **fields, **out)
+
+    def _unread(self) -> dict[str, int]:
+        """Fields of a fill that no executor may look at."""
+        rng = self.rng
+        return {
+            "source_ub": rng.randrange(2), "reduce": rng.randrange(3),
+            "a_address": rng.getrandbits(32), "a_plane_step": rng.getrandbits(16),
+            "a_x_step": rng.randint(-99, 99), "x_limit": rng.choice((0, 1, 0xFFFF)),
+            "x_start": rng.randint(-9, 9), "parameter_address": rng.getrandbits(32),
+            "parameter_count": rng.randint(1, self.arch.columns),
+        }
 
     def window(self) -> Instruction | None:
         """A requantize or copy, if there is an operand and room."""
@@ -87,6 +98,8 @@ class VectorDraws(Draws):
             if address is None:
                 return None
             fields["parameter_address"] = address
+        else:
+            fields["parameter_address"] = rng.choice((0, rng.getrandbits(32)))
         out = self.output(fields)
         if out is None:
             return None

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from ordering_oracle import closure, conflicting_pairs, removals
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.faults import Unit
-from systol_hw.isa import Instruction, decode, instruction, mask_of_units
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim.checker import check, find_violations
-from systol_sim.footprint import UB, Footprint, footprint
+from systol_sim.footprint import UB
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES
 
@@ -337,96 +337,16 @@ def test_switching_the_source_orders_weights() -> None:
 # Orderings against brute force
 
 
-def _closure(items: Sequence[Instruction]) -> np.ndarray:
-    """reach[i, j]: whether end(i) -> start(j) follows from 9.1, by transitive closure."""
-    count = len(items)
-    edge = np.zeros((2 * count, 2 * count), bool)  # node 2*i is start(i), 2*i + 1 end(i)
-    signals: dict[tuple[Unit, Unit], list[int]] = {}
-    waits: dict[tuple[Unit, Unit], list[int]] = {}
-    last: dict[Unit, int] = {}
-    for j, item in enumerate(items):
-        edge[2 * j, 2 * j + 1] = True
-        if item.unit is Unit.CONTROL:
-            if item.operation.name in ("barrier", "sync_host"):
-                for i in range(j):
-                    edge[2 * i + 1, 2 * j] = True
-                for i in range(j + 1, count):
-                    edge[2 * j + 1, 2 * i] = True
-            continue
-        if item.unit in last:
-            i = last[item.unit]
-            edge[2 * i, 2 * j] = edge[2 * i + 1, 2 * j + 1] = True
-            kinds = ("read_weights_ub", *(o.name for o in OPERATIONS if "host" in o.name))
-            switches = (items[i].operation.name in kinds) != (item.operation.name in kinds)
-            edge[2 * i + 1, 2 * j] = bool(item["drain"]) or switches
-        last[item.unit] = j
-        for producer in item.waits:
-            waits.setdefault((producer, item.unit), []).append(j)
-        for consumer in item.signals:
-            signals.setdefault((item.unit, consumer), []).append(j)
-    for pair, targets in waits.items():
-        for source, target in zip(signals.get(pair, []), targets, strict=False):
-            edge[2 * source + 1, 2 * target] = True
-    for k in range(2 * count):
-        edge |= np.outer(edge[:, k], edge[k])
-    return edge[1::2, 0::2]
-
-
-def _places(regions: Sequence[object]) -> set[tuple[int, int]]:
-    return {(r.space, int(p)) for r in regions for p in r.places()}  # type: ignore[attr-defined]
-
-
 def _unordered(items: Sequence[Instruction], arch: Arch) -> bool:
     """Whether two conflicting instructions are not ordered, by looking at every pair."""
-    accesses: list[Footprint] = [footprint(item, arch) for item in items]
-    reads = [_places(a.reads) for a in accesses]
-    writes = [_places(a.writes) for a in accesses]
-    reach = _closure(items)
-    for j in range(len(items)):
-        for i in range(j):
-            raw = writes[i] & reads[j]
-            if items[i].unit is items[j].unit:
-                needed = items[i].unit is Unit.VECTOR and any(space == UB for space, _ in raw)
-            else:
-                needed = bool(raw or writes[i] & writes[j] or reads[i] & writes[j])
-            if needed and not reach[i, j]:
-                return True
-    return False
+    reach = closure(items).ends_before_start
+    return any(not reach[i, j] for i, j in conflicting_pairs(items, arch))
 
 
 def _mutate(items: list[Instruction], rng: random.Random) -> list[Instruction] | None:
     """Without one matched pair of wait and signal, one drain bit, or one barrier."""
-    signals: dict[tuple[Unit, Unit], list[int]] = {}
-    pairs: list[tuple[int, int, Unit, Unit]] = []
-    seen: dict[tuple[Unit, Unit], int] = {}
-    for pc, item in enumerate(items):
-        for producer in item.waits:
-            pair = (producer, item.unit)
-            pairs.append((signals[pair][seen.get(pair, 0)], pc, *pair))
-            seen[pair] = seen.get(pair, 0) + 1
-        for consumer in item.signals:
-            signals.setdefault((item.unit, consumer), []).append(pc)
-    choices: list[object] = [*pairs]
-    choices += [pc for pc, item in enumerate(items)
-                if item.get("drain") or item.operation.name in ("barrier", "sync_host")]
-    if not choices:
-        return None
-    chosen = rng.choice(choices)
-    changed = list(items)
-    if isinstance(chosen, int):
-        item = items[chosen]
-        if item.unit is Unit.CONTROL:
-            del changed[chosen]
-        else:
-            changed[chosen] = instruction(item.operation, **{**item.fields, "drain": 0})
-        return changed
-    assert isinstance(chosen, tuple)
-    source, target, producer, consumer = chosen
-    for pc, name, unit in ((source, "signal", consumer), (target, "wait", producer)):
-        item = items[pc]
-        mask = item[name] & ~mask_of_units((unit,))
-        changed[pc] = instruction(item.operation, **{**item.fields, name: mask})
-    return changed
+    choices = removals(items)
+    return rng.choice(choices).items if choices else None
 
 
 def _with_code(program: Program, items: list[Instruction]) -> Program:

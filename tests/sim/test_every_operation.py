@@ -21,6 +21,7 @@ from systol_hw.program import Program, Window, make_program
 from systol_sim import oracle, reference
 from systol_sim.footprint import ACCUMULATORS, UB, WEIGHT, WINDOW, footprint
 from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.values import compute_values
 
 WEIGHT_BYTES = 700
 WINDOW_BYTES = 500
@@ -451,6 +452,19 @@ def _run_all(arch: Arch, seed: int, names: tuple[str, ...]) -> None:
     for amount, value in zip(AMOUNTS, amounts, strict=True):
         if amount.name != "fetch_bytes":
             assert expected.amounts[amount.unit, amount.name] == value, amount.name
+    windows = program.initial_windows(given_contents)
+    values = compute_values(program, windows)
+    memories = {
+        "ub": values.ub, "accumulators": values.accumulators, "weight": values.weight,
+    }
+    _compare(expected, memories, windows)
+    units = np.array([item.unit for item in _decoded(program)])
+    for unit, name, counts in (
+        (Unit.MATRIX, "overflows", values.overflows),
+        (Unit.VECTOR, "overflows", values.overflows),
+        (Unit.VECTOR, "saturations", values.saturations),
+    ):
+        assert counts[units == unit].sum() == expected.amounts[unit, name], (unit, name)
 
 
 def _compare(

@@ -20,6 +20,7 @@ from systol_sim.footprint import (
 )
 from systol_sim.machines import FUZZ_MACHINES
 
+
 def test_addresses_wrap_at_32_bits() -> None:
     item = instruction(
         "read_host", memory_address=(1 << 32) - 4, run_bytes=2, count0=3, memory_stride0=2
