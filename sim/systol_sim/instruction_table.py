@@ -9,11 +9,12 @@ from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, decode_fault
 from systol_hw.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
-from systol_sim.instruction_bounds import never_faults
+from systol_sim.instruction_bounds import bounds_of
 from systol_sim.instruction_columns import (
     ACCESSES,
     B_FROM_ACCESS,
     B_PLANE_BYTES,
+    BANKS,
     BARRIER,
     BINARY,
     COLUMNS,
@@ -108,7 +109,7 @@ def build_table(program: Program) -> InstructionTable:
             row[FIRST + TRANSFER_FIELDS.index("window")] += WINDOWS
         if unit is Unit.VECTOR:
             _complete_vector(row, decoded)
-        row[SAFE] = never_faults(row, program)
+        row[SAFE], row[BANKS] = bounds_of(row, program)
         order[unit, lengths[unit]] = pc
         lengths[unit] += 1
     return InstructionTable(rows=rows, order=order)

@@ -26,9 +26,10 @@ _NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
 _AXI = "axi"
 # Of the simulator, what decides times and values.
 _SIMULATOR = (
-    "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "walkers",
+    "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "streams",
+    "stream_tiles", "stream_rows", "stream_period", "stream_transfers", "stream_vector", "walkers",
     "taps", "values", "matrix_kernels", "matrix_plan", "matrix_values", "vector_kernels",
-    "transfer_kernels", "instruction_table",
+    "transfer_kernels", "instruction_table", "instruction_bounds",
 )
 
 

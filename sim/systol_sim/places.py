@@ -42,8 +42,9 @@ A_ELEMENTS, A_WEIGHTS_UB = 11, 12
     C_VECTOR_A_MATRIX, C_VECTOR_B_STORE, C_VECTOR_B_WEIGHTS, C_VECTOR_B_MATRIX, C_VECTOR_B_A,
     C_VECTOR_ALONE, C_VECTOR_LOAD, C_ACCUMULATOR, C_WEIGHTS_FETCH, C_LOAD_FETCH, C_LOAD_WEIGHTS,
     C_STORE_FETCH, C_STORE_WEIGHTS, C_STORE_LOAD, C_STORE_LOAD_HOST, C_LOAD_STORE_HOST,
-    C_BURST_KEPT, C_BURST_GAP, C_PACED, C_STRADDLE, C_SKIPS, C_SKIPPED,
-) = range(27)
+    C_BURST_KEPT, C_BURST_GAP, C_PACED, C_STRADDLE, C_SKIPS, C_SKIPPED, C_STREAMS, C_STREAMED,
+    C_INTERRUPTED,
+) = range(30)
 COVERAGE_NAMES = (
     "unified buffer: weights loses to store", "unified buffer: matrix loses to store",
     "unified buffer: matrix loses to weights", "unified buffer: vector A loses to store",
@@ -58,6 +59,7 @@ COVERAGE_NAMES = (
     "host port: store loses to load", "host port: load waits for a store burst",
     "a burst keeps a higher rank waiting", "a burst's owner presents nothing",
     "a beat waits for credits", "an access straddles banks", "skips", "cycles skipped",
+    "streams skipped", "cycles of streams skipped", "a skip of streams ends within a tile's rows",
 )
 
 # Peaks and others, by index of systol_hw.counters.SCALARS; that of a queue is P_QUEUE + unit.
@@ -155,6 +157,7 @@ def _fields() -> list[tuple[Any, ...]]:
         "rows_held": (HISTORY, 3),
         "tile_ready": (HISTORY,),  # from when a tile can shift; its live columns
         "tile_columns": (HISTORY,),
+        "boundary": (32,),  # systol_sim.stream_period
         "states": (UNITS, TAGS, STATES),
         "amounts": (len(AMOUNTS), TAGS),
         "scalars": (len(SCALARS),),

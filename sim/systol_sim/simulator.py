@@ -41,7 +41,7 @@ def run(
     values
         False computes times and counters alone; windows keep their initial contents.
     skip
-        False steps every cycle; the results are the same (a test's concern).
+        False steps every cycle; the results but for `coverage` are the same (a test's concern).
     watchdog_cycles
         Cycles without progress after which the machine faults.
     checked
@@ -82,7 +82,9 @@ def run_timing(
     prepared = _prepare(program)
     key = (skip, watchdog_cycles)
     if key not in prepared.timings:
-        prepared.timings[key] = _step(program, prepared.table, skip, watchdog_cycles)
+        prepared.timings[key] = step(
+            program, prepared.table, skip=skip, watchdog_cycles=watchdog_cycles
+        )
     timed = prepared.timings[key]
     assert timed.counters is not None and timed.times is not None
     return dataclasses.replace(
@@ -107,7 +109,7 @@ class _Prepared:
     tags
         The debug tag of each instruction of a program that decodes: int64 (instructions,).
     timings
-        Results of `_step` by its last two arguments.
+        Results of `step` by its last two arguments.
     """
 
     table: InstructionTable
@@ -133,9 +135,14 @@ def _prepare(program: Program) -> _Prepared:
     return prepared
 
 
-def _step(
-    program: Program, table: InstructionTable, skip: bool, watchdog_cycles: int
+def step(
+    program: Program,
+    table: InstructionTable,
+    *,
+    skip: bool = True,
+    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
 ) -> RunResult:
+    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`."""
     count = len(table.rows)
     machine = new_machine(program, count, watchdog_cycles)
     log = np.full((count + 1, 4), -1, np.int64)
