@@ -5,7 +5,8 @@ Loops visit whole runs of contiguous bytes. Nothing checks bounds: programs are 
 """
 
 import numpy as np
-from numba import njit
+
+from systol_sim.compiled import compiled
 
 MASK = 0xFFFFFFFF
 
@@ -32,7 +33,9 @@ TILE_FIELDS = (
 ) = range(11)  # fmt: skip
 
 
-@njit(cache=True)
+
+
+@compiled
 def _convert(source, unsigned, target):  # type: ignore[no-untyped-def]
     """Bytes as the numbers that enter the array."""
     if unsigned:
@@ -43,7 +46,7 @@ def _convert(source, unsigned, target):  # type: ignore[no-untyped-def]
             target[b] = np.float32(np.int8(source[b]))
 
 
-@njit(cache=True)
+@compiled
 def gather_rows(ub, f, n, first_step, end_step, rows, out):  # type: ignore[no-untyped-def]
     """The activations of column tile `n` and reduction steps first_step .. end_step - 1.
 
@@ -112,7 +115,7 @@ def gather_rows(ub, f, n, first_step, end_step, rows, out):  # type: ignore[no-u
             row += 1
 
 
-@njit(cache=True)
+@compiled
 def place_tiles(  # type: ignore[no-untyped-def]
     memory, f, first, begin, end, rows, columns, steps, k2_count, k_last, n_first, first_step, out,
     left, width,
@@ -175,7 +178,7 @@ def place_tiles(  # type: ignore[no-untyped-def]
                     _convert(memory[line : line + n_live], False, target)
 
 
-@njit(cache=True)
+@compiled
 def stays_within(reach, first, n_step, n_count, rows, growth, replace):  # type: ignore[no-untyped-def]
     """Whether sums of at most `growth` cannot leave 32 bits; if so, note how far they can reach.
 
@@ -194,7 +197,7 @@ def stays_within(reach, first, n_step, n_count, rows, growth, replace):  # type:
     return True
 
 
-@njit(cache=True)
+@compiled
 def add_products(  # type: ignore[no-untyped-def]
     accumulators, products, left, width, first, n_step, factor, replace
 ):
@@ -228,7 +231,7 @@ def add_products(  # type: ignore[no-untyped-def]
                     target[c] += np.int32(source[c]) * factor
 
 
-@njit(cache=True)
+@compiled
 def add_counted(  # type: ignore[no-untyped-def]
     accumulators, products, left, width, first, n_step, factor, replace
 ):

@@ -13,11 +13,18 @@ from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
 from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES
 from systol_sim.checker import check
-from systol_sim.instruction_columns import KIND, REFUSED, TAG, UNIT, VALUE
+from systol_sim.compiled import (
+    STEPPER,
+    STREAMS,
+    is_on_disk,
+    note_on_disk,
+    wait_for_compilation,
+)
+from systol_sim.instruction_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
 from systol_sim.instruction_table import InstructionTable, build_table
 from systol_sim.places import COVERAGE_NAMES, L_END, L_INTERRUPT, L_START, P_CYCLES, new_machine
 from systol_sim.results import Counters, RunResult
-from systol_sim.stepper import step_program
+from systol_sim.stepper import step_program, stream_program
 from systol_sim.values import Values, compute_values
 
 
@@ -140,13 +147,23 @@ def step(
     table: InstructionTable,
     *,
     skip: bool = True,
+    streams: bool | None = None,
     watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
 ) -> RunResult:
-    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`."""
+    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`.
+
+    `streams` says whether to jump over steady streams, if `skip`; None leaves it to what is
+    compiled already and to the program's length. It makes no difference to the results.
+    """
     count = len(table.rows)
+    wait_for_compilation()
+    if streams is None:
+        streams = is_on_disk(STREAMS) or _rows_issued(table) >= _LONG_ROWS
     machine = new_machine(program, count, watchdog_cycles)
     log = np.full((count + 1, 4), -1, np.int64)
-    step_program(machine, table.rows, table.order, log, skip)
+    stepper = stream_program if streams and skip else step_program
+    stepper(machine, table.rows, table.order, log, skip)
+    note_on_disk(STREAMS if stepper is stream_program else STEPPER)
     m = machine[0]
     fault = None
     if m["fault_cause"]:
@@ -166,6 +183,17 @@ def step(
         status=int(m["status"]),
         coverage=dict(zip(COVERAGE_NAMES, m["coverage"].tolist(), strict=True)),
     )
+
+
+_LONG_ROWS = 1 << 24
+"""Matrix rows from which on compiling the jumps over streams takes less time than stepping."""
+
+
+def _rows_issued(table: InstructionTable) -> int:
+    """Matrix rows of a program's whole run, and so fewer than its cycles."""
+    rows = table.rows[(table.rows[:, UNIT] == Unit.MATRIX) & (table.rows[:, REFUSED] == 0)]
+    counts = rows[:, FIRST + 5 : FIRST + 11].astype(np.float64)
+    return int(counts.prod(axis=1).sum())
 
 
 def add_value_amounts(program: Program, counters: Counters, computed: Values) -> None:

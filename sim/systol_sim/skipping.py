@@ -1,7 +1,7 @@
 """Jumps over cycles in which nothing changes but the counters of waiting units."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.places import (
     B_FROM,
     C_SKIPPED,
@@ -12,7 +12,7 @@ from systol_sim.places import (
 )
 
 
-@njit(cache=True)
+@compiled
 def skip_idle(m, t):  # type: ignore[no-untyped-def]
     """After a cycle t - 1 in which nothing happened: cycles from `t` on that are like it, which
     are counted here. The next cycle differs only when some moment arrives."""

@@ -1,7 +1,7 @@
 """One cycle of Store's, Weights' and Matrix's accesses to the buffers (docs/timing.md 4, 6)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST, PORT, SAFE, UNIFIED_BUFFER
 from systol_sim.places import (
     A_PADDING,
@@ -48,7 +48,7 @@ from systol_sim.walkers import (
 )
 
 
-@njit(cache=True)
+@compiled
 def store_reads(m, t):  # type: ignore[no-untyped-def]
     """Store's read of the current beat (6.2)."""
     m.store_banks = 0
@@ -86,7 +86,7 @@ def store_reads(m, t):  # type: ignore[no-untyped-def]
         m.active[STORE] = -1
 
 
-@njit(cache=True)
+@compiled
 def weights_read(m, t):  # type: ignore[no-untyped-def]
     """Weights' read of the current line, where the source is the unified buffer (6.3)."""
     m.weights_banks = 0
@@ -116,7 +116,7 @@ def weights_read(m, t):  # type: ignore[no-untyped-def]
     tile_access(m, line, t + 1)
 
 
-@njit(cache=True)
+@compiled
 def matrix_issues(m, t):  # type: ignore[no-untyped-def]
     """The current row of the active instruction; True if it takes the shadow plane (6.5)."""
     m.matrix_banks = 0
@@ -160,7 +160,7 @@ def matrix_issues(m, t):  # type: ignore[no-untyped-def]
     return first
 
 
-@njit(cache=True)
+@compiled
 def claim_bank(m, first, last, bank):  # type: ignore[no-untyped-def]
     """Note that the matrix claims `bank` in the cycles `first` .. `last`, the latest yet (6.6)."""
     if m.claims_in > m.claims_out:
@@ -177,7 +177,7 @@ def claim_bank(m, first, last, bank):  # type: ignore[no-untyped-def]
     entry[K_BANK] = bank
 
 
-@njit(cache=True)
+@compiled
 def drop_claims(m, t):  # type: ignore[no-untyped-def]
     """Forget the claims of cycles before `t`."""
     while m.claims_out < m.claims_in:
@@ -186,7 +186,7 @@ def drop_claims(m, t):  # type: ignore[no-untyped-def]
         m.claims_out += 1
 
 
-@njit(cache=True)
+@compiled
 def shift_plane(m, t, taken):  # type: ignore[no-untyped-def]
     """Start the shift of the next tile if it can (6.4)."""
     if taken:

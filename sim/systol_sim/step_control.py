@@ -1,9 +1,10 @@
 """One cycle of control, of the units' starts and of their ends (docs/timing.md 2 and 5)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import (
     BARRIER,
+    COLUMNS,
     DRAIN,
     HALT,
     HOST_PORT,
@@ -54,7 +55,7 @@ from systol_sim.taps import start_taps
 from systol_sim.walkers import start_rows, start_tiles, start_transfer
 
 
-@njit(cache=True)
+@compiled
 def decide_starts(m, table, order, log, t):  # type: ignore[no-untyped-def]
     """What each unit without an active instruction does (5.2, 8.1), and the tags (8.2)."""
     for unit in range(1, UNITS):
@@ -90,7 +91,7 @@ def decide_starts(m, table, order, log, t):  # type: ignore[no-untyped-def]
             m.head[unit] = head
 
 
-@njit(cache=True)
+@compiled
 def decide_control(m, table, log, t, quiet):  # type: ignore[no-untyped-def]
     """What control does with the next instruction (2.3)."""
     m.halts = 0
@@ -133,20 +134,20 @@ def decide_control(m, table, log, t, quiet):  # type: ignore[no-untyped-def]
     m.dispatches = 1
 
 
-@njit(cache=True)
+@compiled
 def _refuse(m, cause, pc):  # type: ignore[no-untyped-def]
     m.fault_unit = CONTROL
     m.fault_cause = cause
     m.fault_pc = pc
 
 
-@njit(cache=True)
+@compiled
 def _interrupt(m, log, value):  # type: ignore[no-untyped-def]
     log[m.interrupt_count, L_INTERRUPT] = value
     m.interrupt_count += 1
 
 
-@njit(cache=True)
+@compiled
 def start_units(m, table, log, t):  # type: ignore[no-untyped-def]
     """The starts that `decide_starts` found take effect."""
     for unit in range(1, UNITS):
@@ -155,7 +156,9 @@ def start_units(m, table, log, t):  # type: ignore[no-untyped-def]
             continue
         m.progress = 1
         log[head, L_START] = t
-        m.row[unit] = table[head]
+        # Element by element: numba compiles seconds for the assignment of a row.
+        for column in range(COLUMNS):
+            m.row[unit, column] = table[head, column]
         row, w = m.row[unit], m.walkers[unit]
         for producer in range(1, UNITS):
             m.tokens[producer, unit] -= row[WAIT] >> (producer - 1) & 1
@@ -173,7 +176,7 @@ def start_units(m, table, log, t):  # type: ignore[no-untyped-def]
             start_taps(row, w, m.columns)
 
 
-@njit(cache=True)
+@compiled
 def leave_control(m, table, log, t):  # type: ignore[no-untyped-def]
     """The next instruction is executed or dispatched."""
     m.progress = 1
@@ -200,7 +203,7 @@ def leave_control(m, table, log, t):  # type: ignore[no-untyped-def]
             m.watchdog = min(m.host_watchdog, max(row[VALUE], 1))
 
 
-@njit(cache=True)
+@compiled
 def end_units(m, table, order, log, t):  # type: ignore[no-untyped-def]
     """The instructions that end in cycle `t` give their tokens (5.4)."""
     for unit in range(1, UNITS):
@@ -220,7 +223,7 @@ def end_units(m, table, order, log, t):  # type: ignore[no-untyped-def]
                     m.fault_pc = ending
 
 
-@njit(cache=True)
+@compiled
 def watch(m):  # type: ignore[no-untyped-def]
     """The watchdog (5.7); control's decoding faults come before it (5.6)."""
     m.idle_cycles = 0 if m.progress else m.idle_cycles + 1

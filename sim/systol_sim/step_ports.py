@@ -1,7 +1,7 @@
 """One cycle of the memory ports: what is presented, granted and delivered (docs/timing.md 3)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST, HOST_PORT, PORT, SAFE, UNIFIED_BUFFER, WEIGHT_PORT
 from systol_sim.places import (
     A_FETCH,
@@ -31,6 +31,7 @@ from systol_sim.places import (
     MASK,
     RING,
     STORE,
+    UNITS,
     WAIT_PORT,
     WAIT_SPACE,
     WEIGHTS,
@@ -49,19 +50,19 @@ from systol_sim.walkers import (
 )
 
 
-@njit(cache=True)
+@compiled
 def banks(address, length, shift):  # type: ignore[no-untyped-def]
     """Mask of the banks of the first and the last byte (4.1)."""
     return (1 << (address >> shift)) | (1 << ((address + length - 1) >> shift))
 
 
-@njit(cache=True)
+@compiled
 def outside(address, length, size):  # type: ignore[no-untyped-def]
     """Whether an access leaves a memory of `size` bytes."""
     return address + length > size
 
 
-@njit(cache=True)
+@compiled
 def address_fault(m, unit):  # type: ignore[no-untyped-def]
     """`unit`'s current access is out of range; the lowest unit's fault is reported (5.6)."""
     if unit < m.fault_unit:
@@ -70,14 +71,14 @@ def address_fault(m, unit):  # type: ignore[no-untyped-def]
         m.fault_pc = m.active[unit]
 
 
-@njit(cache=True)
+@compiled
 def beat(address, left, width, burst):  # type: ignore[no-untyped-def]
     """(live bytes, whether the burst ends) of the beat at `address` of a run with `left` bytes."""
     live = min(width - (address & (width - 1)), left)
     return live, live == left or ((address + live) & (burst - 1)) == 0
 
 
-@njit(cache=True)
+@compiled
 def memory_size(m, row):  # type: ignore[no-untyped-def]
     """Bytes of the memory that the transfer in table row `row` meets."""
     if row[PORT] == WEIGHT_PORT:
@@ -85,12 +86,14 @@ def memory_size(m, row):  # type: ignore[no-untyped-def]
     return m.window_bytes[row[FIRST + 9]]
 
 
-@njit(cache=True)
+@compiled
 def present_beats(m, t):  # type: ignore[no-untyped-def]
     """What fetch, Load, Weights and Store present in cycle `t`; the states of Load and Weights as
     they are if nothing is granted."""
     requests, burst_ends = m.requests, m.burst_ends
-    requests[:] = False
+    for port in range(2):
+        for requester in range(UNITS):
+            requests[port, requester] = False
     burst = m.burst
 
     if m.fetch_pc < m.code_length and (
@@ -143,7 +146,7 @@ def present_beats(m, t):  # type: ignore[no-untyped-def]
             burst_ends[head[B_PORT], STORE] = head[B_ENDS_BURST] != 0
 
 
-@njit(cache=True)
+@compiled
 def grant_beats(m):  # type: ignore[no-untyped-def]
     """Grant each port's beat of this cycle, and pay for it (3.3, 3.4)."""
     coverage = m.coverage
@@ -180,7 +183,7 @@ def grant_beats(m):  # type: ignore[no-untyped-def]
         m.credits[port] = min(m.credits[port] + m.income[port], m.cap[port])
 
 
-@njit(cache=True)
+@compiled
 def _count_losers(requests, winner, coverage):  # type: ignore[no-untyped-def]
     """Count who loses the weight port to whom, outside bursts."""
     if winner == FETCH:
@@ -194,7 +197,7 @@ def _count_losers(requests, winner, coverage):  # type: ignore[no-untyped-def]
         coverage[C_STORE_LOAD] += requests[STORE]
 
 
-@njit(cache=True)
+@compiled
 def deliver_beats(m, t):  # type: ignore[no-untyped-def]
     """Perform the beats granted in cycle `t`: walkers, amounts, deliveries, ends."""
     for port in range(2):
@@ -215,7 +218,7 @@ def deliver_beats(m, t):  # type: ignore[no-untyped-def]
             m.store_out += 1
 
 
-@njit(cache=True)
+@compiled
 def _deliver_fetch(m, delivery):  # type: ignore[no-untyped-def]
     m.amounts[A_FETCH, m.tag] += m.width[WEIGHT_PORT]
     m.fetch_done += m.fetch_live
@@ -225,7 +228,7 @@ def _deliver_fetch(m, delivery):  # type: ignore[no-untyped-def]
         m.fetch_done = 0
 
 
-@njit(cache=True)
+@compiled
 def _deliver_load(m, port, delivery):  # type: ignore[no-untyped-def]
     row, w, live = m.row[LOAD], m.walkers[LOAD], m.load_live
     m.code[LOAD] = BUSY
@@ -239,14 +242,14 @@ def _deliver_load(m, port, delivery):  # type: ignore[no-untyped-def]
         m.active[LOAD] = -1
 
 
-@njit(cache=True)
+@compiled
 def _deliver_weights(m, delivery):  # type: ignore[no-untyped-def]
     m.code[WEIGHTS] = BUSY
     m.amounts[A_WEIGHTS, m.charge[WEIGHTS]] += m.weights_live
     tile_access(m, m.weights_live, delivery)
 
 
-@njit(cache=True)
+@compiled
 def tile_access(m, live, delivery):  # type: ignore[no-untyped-def]
     """Perform Weights' current access, of `live` bytes that are delivered in cycle `delivery`."""
     row, w = m.row[WEIGHTS], m.walkers[WEIGHTS]

@@ -1,7 +1,7 @@
 """One cycle of the vector unit (docs/timing.md 7)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST, SAFE
 from systol_sim.places import (
     A_ELEMENTS,
@@ -50,7 +50,7 @@ from systol_sim.taps import (
 _A, _B = 1, 2
 
 
-@njit(cache=True)
+@compiled
 def write_row(m, t):  # type: ignore[no-untyped-def]
     """The write of the plane held longest, which Load's delivery outranks (4.2, 7.5)."""
     if m.held == 0:
@@ -68,7 +68,7 @@ def write_row(m, t):  # type: ignore[no-untyped-def]
     m.held_out += 1
 
 
-@njit(cache=True)
+@compiled
 def vector_performs(m, t):  # type: ignore[no-untyped-def]
     """The current read, access or pass of the active instruction (7.1 to 7.6)."""
     if m.active[VECTOR] < 0:
@@ -138,7 +138,7 @@ def vector_performs(m, t):  # type: ignore[no-untyped-def]
         m.active[VECTOR] = -1
 
 
-@njit(cache=True)
+@compiled
 def _matrix_claims(m, t, bank):  # type: ignore[no-untyped-def]
     """Whether the matrix claims the accumulator bank in cycle `t` (4.3)."""
     drop_claims(m, t)
@@ -148,7 +148,7 @@ def _matrix_claims(m, t, bank):  # type: ignore[no-untyped-def]
     return oldest[K_FIRST] <= t and oldest[K_BANK] == bank
 
 
-@njit(cache=True)
+@compiled
 def _reads_granted(  # type: ignore[no-untyped-def]
     m, w, first_in_ub, address, length, second_in_ub, second, second_length
 ):

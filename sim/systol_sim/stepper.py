@@ -6,8 +6,9 @@ and control are decided before any unit acts, occupancies are noted first, and w
 seen by another only through times that lie ahead.
 """
 
-from numba import njit
+from typing import Any
 
+from systol_sim.compiled import compiled
 from systol_sim.places import P_BUFFERED, P_CYCLES, P_HELD, P_QUEUE, P_USED, UNITS
 from systol_sim.skipping import skip_idle
 from systol_sim.step_buffer import matrix_issues, shift_plane, store_reads, weights_read
@@ -24,61 +25,7 @@ from systol_sim.step_vector import vector_performs, write_row
 from systol_sim.streams import PATIENCE, skip_streams
 
 
-@njit(cache=True)
-def step_program(machine, table, order, log, skip):  # type: ignore[no-untyped-def]
-    """Step a program from its first cycle to its end.
-
-    Parameters
-    ----------
-    machine
-        (1,) of `systol_sim.places.MACHINE`, in its first cycle; holds the results.
-    table, order
-        `InstructionTable.rows` and `.order`.
-    log
-        int64 (instructions + 1, 4), filled with -1: start, end and tag of each instruction, and the
-        interrupts' values in order.
-    skip
-        Jump over cycles in which nothing happens and over steady streams; the results but for
-        `coverage` are the same.
-    """
-    m = machine[0]
-    t = 0
-    patient_until = 0
-    while True:
-        quiet = _begin_cycle(m, t)
-        decide_starts(m, table, order, log, t)
-        decide_control(m, table, log, t, quiet)
-        write_row(m, t)
-        present_beats(m, t)
-        grant_beats(m)
-        deliver_beats(m, t)
-        store_reads(m, t)
-        weights_read(m, t)
-        taken = matrix_issues(m, t)
-        shift_plane(m, t, taken)
-        vector_performs(m, t)
-        start_units(m, table, log, t)
-        if m.dispatches:
-            leave_control(m, table, log, t)
-        end_units(m, table, order, log, t)
-        watch(m)
-        for unit in range(UNITS):
-            m.states[unit, m.charge[unit], m.code[unit]] += 1
-        t += 1
-        if m.fault_cause or m.halts:
-            break
-        if skip and not m.progress:
-            if not m.acted:
-                t += skip_idle(m, t)
-            elif t >= patient_until:
-                gap = skip_streams(m, table, order, log, t)
-                t += gap
-                if gap == 0:
-                    patient_until = t + PATIENCE
-    m.scalars[P_CYCLES] = t
-
-
-@njit(cache=True)
+@compiled
 def _begin_cycle(m, t):  # type: ignore[no-untyped-def]
     """Note the occupancies at the beginning of cycle `t`; True if the machine is quiet (2.4)."""
     peaks = m.scalars
@@ -101,3 +48,67 @@ def _begin_cycle(m, t):  # type: ignore[no-untyped-def]
     peaks[P_BUFFERED] = max(peaks[P_BUFFERED], m.buffered)
     peaks[P_HELD] = max(peaks[P_HELD], m.held)
     return quiet
+
+
+def _stepper(streams: bool) -> Any:
+    """The function that steps a program, with or without jumps over streams: they take as long to
+    compile as all the rest, and a short program does not need them."""
+
+    @compiled
+    def program_stepper(machine, table, order, log, skip):  # type: ignore[no-untyped-def]
+        """Step a program from its first cycle to its end.
+
+        Parameters
+        ----------
+        machine
+            (1,) of `systol_sim.places.MACHINE`, in its first cycle; holds the results.
+        table, order
+            `InstructionTable.rows` and `.order`.
+        log
+            int64 (instructions + 1, 4), filled with -1: start, end and tag of each instruction,
+            and the interrupts' values in order.
+        skip
+            Jump over cycles in which nothing happens, and `stream_program` over steady streams as
+            well; the results but for `coverage` are the same.
+        """
+        m = machine[0]
+        t = 0
+        patient_until = 0
+        while True:
+            quiet = _begin_cycle(m, t)
+            decide_starts(m, table, order, log, t)
+            decide_control(m, table, log, t, quiet)
+            write_row(m, t)
+            present_beats(m, t)
+            grant_beats(m)
+            deliver_beats(m, t)
+            store_reads(m, t)
+            weights_read(m, t)
+            taken = matrix_issues(m, t)
+            shift_plane(m, t, taken)
+            vector_performs(m, t)
+            start_units(m, table, log, t)
+            if m.dispatches:
+                leave_control(m, table, log, t)
+            end_units(m, table, order, log, t)
+            watch(m)
+            for unit in range(UNITS):
+                m.states[unit, m.charge[unit], m.code[unit]] += 1
+            t += 1
+            if m.fault_cause or m.halts:
+                break
+            if skip and not m.progress:
+                if not m.acted:
+                    t += skip_idle(m, t)
+                elif streams and t >= patient_until:
+                    gap = skip_streams(m, table, order, log, t)
+                    t += gap
+                    if gap == 0:
+                        patient_until = t + PATIENCE
+        m.scalars[P_CYCLES] = t
+
+    return program_stepper
+
+
+step_program = _stepper(streams=False)
+stream_program = _stepper(streams=True)

@@ -5,8 +5,8 @@ first row of the tile before, what happened between happens again for every furt
 loops.
 """
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST, PORT, WEIGHT_PORT
 from systol_sim.places import (
     A_PADDING,
@@ -44,7 +44,7 @@ _BUSY, _PORT_WAITS, _SPACE_WAITS, _ISSUED, _SHIFT_WAITS, _TILE_WAITS, _BYTES = r
 _READY = 16
 
 
-@njit(cache=True)
+@compiled
 def skip_tiles(m, t, limit):  # type: ignore[no-untyped-def]
     """In a cycle `t` in which the first row of a tile is due: a later one, at most `limit`, in
     which that of another tile is due and up to which everything has been counted; or `t`."""
@@ -102,7 +102,7 @@ def skip_tiles(m, t, limit):  # type: ignore[no-untyped-def]
     return t
 
 
-@njit(cache=True)
+@compiled
 def _like_before(m, t):  # type: ignore[no-untyped-def]
     """Whether everything stands as it stood at the boundary before, one tile further on."""
     w, v, b = m.walkers[MATRIX], m.walkers[WEIGHTS], m.boundary
@@ -123,7 +123,7 @@ def _like_before(m, t):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@compiled
 def _remember(m, t):  # type: ignore[no-untyped-def]
     w, v, b = m.walkers[MATRIX], m.walkers[WEIGHTS], m.boundary
     of_weights = m.states[WEIGHTS, m.charge[WEIGHTS]]

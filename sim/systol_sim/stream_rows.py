@@ -1,7 +1,7 @@
 """Rows of a tile, many at once (systol_sim.stream_tiles)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST
 from systol_sim.places import A_PADDING, A_USEFUL, MATRIX
 from systol_sim.step_buffer import claim_bank
@@ -22,7 +22,7 @@ from systol_sim.walkers import (
 )
 
 
-@njit(cache=True)
+@compiled
 def issue_rows(m, t, count):  # type: ignore[no-untyped-def]
     """Issue `count` rows of one tile, not its first, in the cycles from `t` on (6.5, 6.6)."""
     row, w = m.row[MATRIX], m.walkers[MATRIX]
@@ -54,7 +54,7 @@ def issue_rows(m, t, count):  # type: ignore[no-untyped-def]
     advance_rows(row, w)
 
 
-@njit(cache=True)
+@compiled
 def lines_inside(row, w, first, last):  # type: ignore[no-untyped-def]
     """How many of the lines `first` .. `last` of the output window read a line of the input."""
     start, step = row[FIRST + 3] + w[M_LINE_K0], row[FIRST + 15]
@@ -66,7 +66,7 @@ def lines_inside(row, w, first, last):  # type: ignore[no-untyped-def]
     return max(0, last - first + 1 - above - beyond)
 
 
-@njit(cache=True)
+@compiled
 def bytes_inside(row, w, live, first, end):  # type: ignore[no-untyped-def]
     """Bytes inside the window of the rows at x = `first` .. `end` - 1 of a line that is inside."""
     step, limit = row[FIRST + 11], row[FIRST + 2]
@@ -82,12 +82,12 @@ def bytes_inside(row, w, live, first, end):  # type: ignore[no-untyped-def]
     return total + (end - first) * live
 
 
-@njit(cache=True)
+@compiled
 def _overlap(start, length, limit):  # type: ignore[no-untyped-def]
     return max(0, min(start + length, limit) - max(start, 0))
 
 
-@njit(cache=True)
+@compiled
 def claim_rows(m, first, accumulator, count):  # type: ignore[no-untyped-def]
     """Claims of `count` accumulator rows from `accumulator` on in the cycles from `first` on."""
     half = m.acc_rows // 2

@@ -5,8 +5,8 @@ is free or a tile's first row or last access is due, Matrix issues a row in each
 Weights issues beats as the pace allows or waits.
 """
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST, PORT, UNIFIED_BUFFER, WEIGHT_PORT
 from systol_sim.places import (
     A_WEIGHTS,
@@ -51,7 +51,7 @@ _NOT_HERE, _WAITS, _STREAMS, _ALONE = range(4)
 """What a unit does: nothing; waits in one state; goes on; must be stepped in this cycle."""
 
 
-@njit(cache=True)
+@compiled
 def stream_tiles(m, t, limit):  # type: ignore[no-untyped-def]
     """Advance the tile pipeline from cycle `t`; the cycle that it reached, at most `limit`: that in
     which the last access of an instruction is due, if it comes before."""
@@ -122,7 +122,7 @@ def stream_tiles(m, t, limit):  # type: ignore[no-untyped-def]
     return t
 
 
-@njit(cache=True)
+@compiled
 def _matrix_next(m, t):  # type: ignore[no-untyped-def]
     """(what Matrix does from cycle `t` on, for how many cycles at most); 0 cycles if the last row
     of its instruction is next."""
@@ -142,7 +142,7 @@ def _matrix_next(m, t):  # type: ignore[no-untyped-def]
     return _ALONE, min(left, 1)
 
 
-@njit(cache=True)
+@compiled
 def _weights_next(m):  # type: ignore[no-untyped-def]
     """As `_matrix_next`, for Weights: at most to the end of its tile."""
     row, w = m.row[WEIGHTS], m.walkers[WEIGHTS]
@@ -161,7 +161,7 @@ def _weights_next(m):  # type: ignore[no-untyped-def]
     return _STREAMS, _beat_offset(m, beats) + 1
 
 
-@njit(cache=True)
+@compiled
 def _beat_offset(m, number):  # type: ignore[no-untyped-def]
     """Cycles until the beat of this number, from 1, is issued if one is presented all the time."""
     income = m.income[WEIGHT_PORT]
@@ -169,12 +169,12 @@ def _beat_offset(m, number):  # type: ignore[no-untyped-def]
     return max(number - 1, (paid + income - 1) // income)
 
 
-@njit(cache=True)
+@compiled
 def _line_beats(address, length, width):  # type: ignore[no-untyped-def]
     return ((address & (width - 1)) + length + width - 1) // width
 
 
-@njit(cache=True)
+@compiled
 def _tile_beats(m):  # type: ignore[no-untyped-def]
     """Beats of the current tile that have not been issued."""
     row, w, width = m.row[WEIGHTS], m.walkers[WEIGHTS], m.width[WEIGHT_PORT]
@@ -189,7 +189,7 @@ def _tile_beats(m):  # type: ignore[no-untyped-def]
     return beats
 
 
-@njit(cache=True)
+@compiled
 def _earn(m, gap):  # type: ignore[no-untyped-def]
     """Credits of the weight port over cycles without a beat."""
     m.credits[WEIGHT_PORT] = min(
@@ -197,7 +197,7 @@ def _earn(m, gap):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True)
+@compiled
 def _stream_beats(m, t, gap):  # type: ignore[no-untyped-def]
     """Issue beats of the current tile in the `gap` cycles from `t` on, as the pace allows."""
     row, w, width = m.row[WEIGHTS], m.walkers[WEIGHTS], m.width[WEIGHT_PORT]

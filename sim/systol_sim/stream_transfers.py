@@ -1,7 +1,7 @@
 """Load and Store, each alone at its port, through a window of streams (systol_sim.streams)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST, PORT
 from systol_sim.places import (
     A_LOAD,
@@ -24,7 +24,7 @@ from systol_sim.step_ports import banks, beat
 from systol_sim.walkers import T_DONE, T_MEMORY, T_UB, advance_transfer
 
 
-@njit(cache=True)
+@compiled
 def stream_load(m, t, end):  # type: ignore[no-untyped-def]
     """Advance Load from cycle `t` to `end`, beat by beat as the pace allows."""
     row, w = m.row[LOAD], m.walkers[LOAD]
@@ -56,7 +56,7 @@ def stream_load(m, t, end):  # type: ignore[no-untyped-def]
     m.states[LOAD, m.charge[LOAD], WAIT_PORT] += end - first - beats
 
 
-@njit(cache=True)
+@compiled
 def stream_store(m, t, end, blocked):  # type: ignore[no-untyped-def]
     """Advance Store from cycle `t` to `end`: its reads, and its beats as the pace allows, or none
     where Load has the port (`blocked`)."""

@@ -1,7 +1,7 @@
 """The vector unit alone through a window of streams (systol_sim.streams)."""
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST
 from systol_sim.places import (
     H_FROM,
@@ -17,7 +17,7 @@ from systol_sim.places import (
 from systol_sim.step_vector import vector_performs, write_row
 
 
-@njit(cache=True)
+@compiled
 def stream_vector(m, t, end):  # type: ignore[no-untyped-def]
     """Advance Vector from cycle `t` to `end`: its accesses and the writes of its rows. Deliveries
     of Load and claims of the matrix are those of the whole window."""

@@ -9,8 +9,8 @@ access by access against the claims and deliveries that the others have left beh
 those of stepping.
 """
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import (
     ACCESSES,
     BANKS,
@@ -51,7 +51,7 @@ PATIENCE = 4
 """Cycles that are stepped after a window that could not be."""
 
 
-@njit(cache=True)
+@compiled
 def skip_streams(m, table, order, log, t):  # type: ignore[no-untyped-def]
     """After a cycle t - 1 without progress: cycles from `t` on that were advanced over, or 0."""
     limit = _window(m, t)
@@ -94,7 +94,7 @@ def skip_streams(m, table, order, log, t):  # type: ignore[no-untyped-def]
     return gap
 
 
-@njit(cache=True)
+@compiled
 def _window(m, t):  # type: ignore[no-untyped-def]
     """A cycle up to which, from `t` on, nothing starts, ends or leaves control, no unit performs
     the last access of its instruction (the tile pipeline aside), and no two groups meet."""
@@ -151,14 +151,14 @@ def _window(m, t):  # type: ignore[no-untyped-def]
     return limit
 
 
-@njit(cache=True)
+@compiled
 def _store_blocked(m):  # type: ignore[no-untyped-def]
     """Whether Load outranks Store at one port throughout: outside Store's bursts it always does."""
     port = m.row[LOAD, PORT]
     return m.active[LOAD] >= 0 and m.row[STORE, PORT] == port and m.owner[port] != STORE
 
 
-@njit(cache=True)
+@compiled
 def _owners_fit(m, weights_port, load, store):  # type: ignore[no-untyped-def]
     """Whether a burst that goes on is that of the port's only user."""
     for port in range(2):
@@ -175,7 +175,7 @@ def _owners_fit(m, weights_port, load, store):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@compiled
 def _banks_fit(m, weights):  # type: ignore[no-untyped-def]
     """Whether no two groups read a bank of the unified buffer in common."""
     used = m.row[MATRIX, BANKS] if m.active[MATRIX] >= 0 else 0
@@ -188,7 +188,7 @@ def _banks_fit(m, weights):  # type: ignore[no-untyped-def]
     return m.active[VECTOR] < 0 or used & m.row[VECTOR, BANKS] == 0
 
 
-@njit(cache=True)
+@compiled
 def _beats_left(m, unit):  # type: ignore[no-untyped-def]
     """At least so many beats has a transfer still to perform."""
     row, w, width = m.row[unit], m.walkers[unit], m.width[m.row[unit, PORT]]
@@ -197,7 +197,7 @@ def _beats_left(m, unit):  # type: ignore[no-untyped-def]
     return (run - w[T_DONE] + width - 1) // width + runs * ((run + width - 1) // width)
 
 
-@njit(cache=True)
+@compiled
 def _last_beat(m, t, unit):  # type: ignore[no-untyped-def]
     """A cycle before which a transfer's last beat is not issued."""
     port = m.row[unit, PORT]
@@ -207,7 +207,7 @@ def _last_beat(m, t, unit):  # type: ignore[no-untyped-def]
     return t + max(left - 1, (paid + income - 1) // income)
 
 
-@njit(cache=True)
+@compiled
 def _last_access(m, t):  # type: ignore[no-untyped-def]
     """A cycle before which the vector instruction's last access is not performed."""
     row, w = m.row[VECTOR], m.walkers[VECTOR]
@@ -218,7 +218,7 @@ def _last_access(m, t):  # type: ignore[no-untyped-def]
     return t + outputs * (taps * row[ACCESSES] + row[PASSES]) * m.slot
 
 
-@njit(cache=True)
+@compiled
 def _idle_port(m, port, gap):  # type: ignore[no-untyped-def]
     """Credits of a port that nobody uses."""
     if m.active[LOAD] >= 0 and m.row[LOAD, PORT] == port:

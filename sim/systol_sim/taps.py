@@ -3,8 +3,8 @@
 As in systol_sim.walkers: a walker is a row `w` of int64, `row` the instruction's table row.
 """
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import (
     ACCESSES,
     B_ADDRESS,
@@ -40,7 +40,7 @@ V_LINE, V_COLUMN = 20, 21
 V_LIVE = 22
 
 
-@njit(cache=True)
+@compiled
 def start_taps(row, w, columns):  # type: ignore[no-untyped-def]
     for place in range(V_LIVE):
         w[place] = 0
@@ -51,13 +51,13 @@ def start_taps(row, w, columns):  # type: ignore[no-untyped-def]
     w[V_COLUMN] = row[F + 8]
 
 
-@njit(cache=True)
+@compiled
 def group_live(row, w, columns):  # type: ignore[no-untyped-def]
     """Live channels of the current group."""
     return row[F + 20] if w[V_N] == row[F + 19] - 1 else columns
 
 
-@njit(cache=True)
+@compiled
 def advance_vector(row, w, columns, width):  # type: ignore[no-untyped-def]
     """To the next read, access or pass; True after the last."""
     if w[V_READ] >= 0:
@@ -85,7 +85,7 @@ def advance_vector(row, w, columns, width):  # type: ignore[no-untyped-def]
     return advance_output(row, w, columns)
 
 
-@njit(cache=True)
+@compiled
 def advance_tap(row, w):  # type: ignore[no-untyped-def]
     """To the next tap of the same output row."""
     w[V_KX] += 1
@@ -101,7 +101,7 @@ def advance_tap(row, w):  # type: ignore[no-untyped-def]
     w[V_A] = w[V_A_N] + w[V_A_Y] + w[V_A_X] + w[V_A_KY]
 
 
-@njit(cache=True)
+@compiled
 def advance_output(row, w, columns):  # type: ignore[no-untyped-def]
     """To the first tap of the next output row; True after the last."""
     w[V_COLUMN] -= w[V_KX] * row[F + 14]
@@ -134,7 +134,7 @@ def advance_output(row, w, columns):  # type: ignore[no-untyped-def]
     return w[V_N] >= row[F + 19]
 
 
-@njit(cache=True)
+@compiled
 def tap_inside(row, w):  # type: ignore[no-untyped-def]
     """Whether the current tap lies inside the window; that of a fill never does (7.3)."""
     if row[KIND] == FILL:
@@ -144,13 +144,13 @@ def tap_inside(row, w):  # type: ignore[no-untyped-def]
     return 0 <= w[V_LINE] < row[F + 9] and 0 <= w[V_COLUMN] < row[F + 10]
 
 
-@njit(cache=True)
+@compiled
 def tap_is_last(row, w):  # type: ignore[no-untyped-def]
     """Whether the current tap is the last of its output row."""
     return w[V_KX] == row[F + 16] - 1 and w[V_KY] == row[F + 15] - 1
 
 
-@njit(cache=True)
+@compiled
 def writes_plane(row, w):  # type: ignore[no-untyped-def]
     """Whether the current access or pass writes a plane of the output (7.1)."""
     if w[V_READ] >= 0:
@@ -158,47 +158,47 @@ def writes_plane(row, w):  # type: ignore[no-untyped-def]
     return w[V_PASS] > 0 or (w[V_ACCESS] == row[ACCESSES] - 1 and tap_is_last(row, w))
 
 
-@njit(cache=True)
+@compiled
 def reads_a(row, w):  # type: ignore[no-untyped-def]
     """Whether the current access, of a tap inside, reads operand A (7.1)."""
     # With an 8-bit A beside a 16-bit B the first access is B's alone.
     return w[V_ACCESS] == row[ACCESSES] - 1 or row[SOURCE_PLANE_BYTES] >= 0
 
 
-@njit(cache=True)
+@compiled
 def a_address(row, w):  # type: ignore[no-untyped-def]
     """Byte address or accumulator row of operand A: of the high plane in the first of two."""
     high = row[SOURCE_PLANE_BYTES] if w[V_ACCESS] < row[ACCESSES] - 1 else 0
     return (row[F + 1] + w[V_A] + high) & MASK
 
 
-@njit(cache=True)
+@compiled
 def reads_b(row, w):  # type: ignore[no-untyped-def]
     """Whether the current access reads operand B."""
     return row[KIND] == BINARY and w[V_ACCESS] >= row[B_FROM_ACCESS]
 
 
-@njit(cache=True)
+@compiled
 def b_address(row, w):  # type: ignore[no-untyped-def]
     """Byte address of operand B."""
     high = row[B_PLANE_BYTES] if w[V_ACCESS] < row[ACCESSES] - 1 else 0
     return (row[B_ADDRESS] + w[V_B_N] + w[V_B_Y] + w[V_B_X] + high) & MASK
 
 
-@njit(cache=True)
+@compiled
 def out_address(row, w):  # type: ignore[no-untyped-def]
     """First byte of the plane of the current output row that is written next."""
     plane = w[V_PASS] * row[OUT_PLANE_BYTES]
     return (row[F + 21] + w[V_O_N] + w[V_O_Y] + w[V_O_X] + plane) & MASK
 
 
-@njit(cache=True)
+@compiled
 def parameter_bytes(row, w):  # type: ignore[no-untyped-def]
     """Bytes of parameters that a group of `requantize` reads."""
     return PARAMETER_BYTES * (row[PARAMETERS] if row[PARAMETERS] > 0 else w[V_LIVE])
 
 
-@njit(cache=True)
+@compiled
 def setup_read(row, w, columns, width):  # type: ignore[no-untyped-def]
     """(address, bytes) of the current table or parameter read."""
     if row[KIND] == TABLE:

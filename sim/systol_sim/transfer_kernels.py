@@ -1,6 +1,6 @@
 """The compiled loop of the fast values' transfers, and the span of nested loops."""
 
-from numba import njit
+from systol_sim.compiled import compiled
 
 MASK = 0xFFFFFFFF
 
@@ -11,7 +11,9 @@ TRANSFER_FIELDS = (
 """What `transfer` is told of an instruction, in this order."""
 
 
-@njit(cache=True)
+
+
+@compiled
 def transfer(memory, ub, f, loads):  # type: ignore[no-untyped-def]
     """Copy every run between `memory` and `ub` (uint8 each); into `ub` with `loads`."""
     first, here, length, count0, count1 = f[0], f[1], f[2], f[3], f[4]

@@ -8,9 +8,9 @@ plane by plane. Nothing checks bounds. Addresses are modulo 2**32.
 import math
 
 import numpy as np
-from numba import njit
 
 from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_sim.compiled import compiled
 
 MASK = 0xFFFFFFFF
 
@@ -51,7 +51,7 @@ TABLE_FIELDS = (*FIELDS, "table_width", "shift", "table_address")
 TABLE_WIDTH, TABLE_SHIFT, TABLE_ADDRESS = range(19, 22)
 
 
-@njit(cache=True)
+@compiled
 def _read(ub, address, width, plane_step, values):  # type: ignore[no-untyped-def]
     """A row of an operand in the unified buffer."""
     low = ub[address & MASK :]
@@ -64,7 +64,7 @@ def _read(ub, address, width, plane_step, values):  # type: ignore[no-untyped-de
         values[c] = 256 * np.int32(np.int8(high[c])) + np.int32(np.int8(low[c]))
 
 
-@njit(cache=True)
+@compiled
 def _write(ub, address, f, values):  # type: ignore[no-untyped-def]
     """Store a row of results (integers in float64); returns how many left the output's range."""
     width, low, high = f[WIDTH], np.float64(f[LOW]), np.float64(f[HIGH])
@@ -89,7 +89,7 @@ def _write(ub, address, f, values):  # type: ignore[no-untyped-def]
     return saturated
 
 
-@njit(cache=True)
+@compiled
 def _write_raw(ub, address, f, values):  # type: ignore[no-untyped-def]
     """Store the four bytes of each of `values`, int32."""
     for plane in range(4):
@@ -98,7 +98,7 @@ def _write_raw(ub, address, f, values):  # type: ignore[no-untyped-def]
             target[c] = np.uint8(values[c] >> (8 * plane))
 
 
-@njit(cache=True)
+@compiled
 def _window(ub, accumulators, f, n, y, x, values, operand):  # type: ignore[no-untyped-def]
     """The window's value of a row (int32, wrapped) in `values`; returns the taps inside."""
     sums = f[REDUCE] != 0
@@ -130,7 +130,7 @@ def _window(ub, accumulators, f, n, y, x, values, operand):  # type: ignore[no-u
     return taps
 
 
-@njit(cache=True)
+@compiled
 def _parameters(ub, address, biases, scales):  # type: ignore[no-untyped-def]
     """Biases, and multiplier / 2**shift, which binary64 holds exactly."""
     data = ub[address & MASK :]
@@ -143,7 +143,7 @@ def _parameters(ub, address, biases, scales):  # type: ignore[no-untyped-def]
         scales[entry] = math.ldexp(np.float64(multiplier), -int(raw[7] & 63))
 
 
-@njit(cache=True)
+@compiled
 def requantize(ub, accumulators, f):  # type: ignore[no-untyped-def]
     """Returns overflows and saturations."""
     columns = accumulators.shape[1]
@@ -184,7 +184,7 @@ def requantize(ub, accumulators, f):  # type: ignore[no-untyped-def]
     return overflows, saturations
 
 
-@njit(cache=True)
+@compiled
 def copy(ub, accumulators, f, fills):  # type: ignore[no-untyped-def]
     """copy; or with `fills` fill, whose values are the zero point."""
     columns = accumulators.shape[1]
@@ -208,7 +208,7 @@ def copy(ub, accumulators, f, fills):  # type: ignore[no-untyped-def]
                 _write(ub, out, f, results)
 
 
-@njit(cache=True)
+@compiled
 def binary(ub, columns, f):  # type: ignore[no-untyped-def]
     """Returns the saturations."""
     all_a, all_b = np.empty(columns, np.int32), np.empty(columns, np.int32)
@@ -243,7 +243,7 @@ def binary(ub, columns, f):  # type: ignore[no-untyped-def]
     return saturations
 
 
-@njit(cache=True)
+@compiled
 def table(ub, columns, f):  # type: ignore[no-untyped-def]
     """Returns the saturations."""
     # Value and slope of each entry; a byte table's slope is zero.

@@ -5,8 +5,8 @@ instruction in table row `row`; `advance_*` moves it to the next and returns Tru
 Addresses are modulo 2**32 (docs/timing.md 1.3).
 """
 
-from numba import njit
 
+from systol_sim.compiled import compiled
 from systol_sim.instruction_columns import FIRST
 from systol_sim.places import MASK
 
@@ -24,21 +24,21 @@ M_P_N, M_P_K1, M_P_K2, M_P_X = range(12, 16)
 M_LINE_K0, M_LINE_Y, M_ACC_N, M_ACC = range(16, 20)
 
 
-@njit(cache=True)
+@compiled
 def signed32(value):  # type: ignore[no-untyped-def]
     """The signed 32-bit number with the low 32 bits of `value`."""
     value &= MASK
     return value - (1 << 32) if value & 0x80000000 else value
 
 
-@njit(cache=True)
+@compiled
 def start_transfer(row, w):  # type: ignore[no-untyped-def]
     w[T_INNER] = w[T_OUTER] = w[T_DONE] = 0
     w[T_MEMORY] = w[T_MEMORY_OUTER] = row[F]
     w[T_UB] = w[T_UB_OUTER] = row[F + 1]
 
 
-@njit(cache=True)
+@compiled
 def advance_transfer(row, w, live):  # type: ignore[no-untyped-def]
     w[T_DONE] += live
     if w[T_DONE] < row[F + 2]:
@@ -58,7 +58,7 @@ def advance_transfer(row, w, live):  # type: ignore[no-untyped-def]
     return w[T_OUTER] >= row[F + 4]
 
 
-@njit(cache=True)
+@compiled
 def start_tiles(row, w, rows, columns):  # type: ignore[no-untyped-def]
     for place in range(5):
         w[place] = 0
@@ -66,7 +66,7 @@ def start_tiles(row, w, rows, columns):  # type: ignore[no-untyped-def]
     tile_sizes(row, w, rows, columns)
 
 
-@njit(cache=True)
+@compiled
 def tile_sizes(row, w, rows, columns):  # type: ignore[no-untyped-def]
     """Lines of the tile that the walker is at, bytes of a line, live columns."""
     k_live = row[F + 8] if w[W_INNER] == row[F + 4] - 1 else rows
@@ -76,7 +76,7 @@ def tile_sizes(row, w, rows, columns):  # type: ignore[no-untyped-def]
     w[W_LINE] = k_live if row[F + 10] else n_live
 
 
-@njit(cache=True)
+@compiled
 def advance_tiles(row, w, live, rows, columns):  # type: ignore[no-untyped-def]
     w[W_DONE] += live
     if w[W_DONE] < w[W_LINE]:
@@ -108,13 +108,13 @@ def advance_tiles(row, w, live, rows, columns):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(cache=True)
+@compiled
 def start_rows(row, w):  # type: ignore[no-untyped-def]
     for place in range(20):
         w[place] = 0
 
 
-@njit(cache=True)
+@compiled
 def advance_rows(row, w):  # type: ignore[no-untyped-def]
     w[M_ACC] += 1
     w[M_X] += 1
@@ -154,7 +154,7 @@ def advance_rows(row, w):  # type: ignore[no-untyped-def]
     return w[M_N] >= row[F + 10]
 
 
-@njit(cache=True)
+@compiled
 def matrix_row(row, w, rows):  # type: ignore[no-untyped-def]
     """The current row: (live bytes, first address inside the window, bytes inside, acc row)."""
     live = row[F + 19] if w[M_K2] == row[F + 7] - 1 else rows

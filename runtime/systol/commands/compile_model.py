@@ -14,6 +14,7 @@ from systol_compiler.driver import LEVELS, CompileOptions, emit_level
 from systol_compiler.model import CompiledModel
 from systol_hw.arch import load_arch
 from systol_hw.errors import InputError
+from systol_sim.compiled import STEPPER, compile_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    compile_beside(STEPPER)
     calibration = read_calibration(options.calibration) if options.calibration else None
     shapes = _parse_shapes(options.shape)
     with LateStatus("compiling"):

@@ -21,6 +21,7 @@ from systol.session import Device, ModelResult
 from systol.terminal import LateProgress, LateStatus, print_table, say
 from systol_compiler.model import CompiledModel
 from systol_hw.errors import InputError
+from systol_sim.compiled import STEPPER, VALUES, compile_beside
 
 _INPUT, _OUTPUT = "image", "logits"
 
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    compile_beside(STEPPER, VALUES)
     name = f"mnist_{options.model}"
     images, labels = bundled.test_images()
     images, labels = images[: options.images], labels[: options.images]

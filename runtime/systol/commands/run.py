@@ -22,6 +22,7 @@ from systol.terminal import LateProgress, print_table, say
 from systol.trace import make_trace
 from systol_compiler.model import CompiledModel
 from systol_hw.errors import InputError
+from systol_sim.compiled import STEPPER, VALUES, compile_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.backend == "sim":
+        compile_beside(STEPPER, VALUES)
     model = CompiledModel.load(options.binary)
     names = [item.name for item in model.inputs]
     inputs = read_arrays(options.input, names[0] if len(names) == 1 else None)

@@ -1,0 +1,90 @@
+"""Machine code is kept on disk, and not beyond a change of any source that it came from."""
+
+import importlib.util
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numba
+import pytest
+
+from systol_sim import compiled
+
+SOURCE = textwrap.dedent("""
+    from systol_sim.compiled import compiled
+
+    @compiled
+    def successor(number):
+        return number + 1
+""")
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("kept", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kept"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_code_is_kept_until_any_source_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "kept.py"
+    path.write_text(SOURCE)
+    hits = []
+    for digest in ("one", "one", "two", "two", "one"):
+        monkeypatch.setattr(compiled, "sources_digest", lambda digest=digest: digest)
+        module = _load(path)
+        assert module.successor(4) == 5
+        hits.append(sum(module.successor.stats.cache_hits.values()))
+    # What is kept is of the last sources only.
+    assert hits == [0, 1, 0, 1, 0]
+
+
+def test_every_compiled_function_is_stamped() -> None:
+    folder = Path(compiled.__file__).parent
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "compiled.py":
+            text = path.read_text("utf-8")
+            assert "njit" not in text and "numba.jit" not in text, path.name
+
+
+def test_only_what_is_missing_is_compiled_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    waited: list[str] = []
+
+    class Process:
+        def __init__(self, command: list[str], **rest: Any) -> None:
+            self.command = command
+            started.append(command)
+
+        def wait(self) -> None:
+            waited.append(self.command[-1])
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(compiled, "is_on_disk", lambda part: part == compiled.VALUES)
+    compiled.compile_beside(compiled.STEPPER, compiled.VALUES, compiled.STREAMS)
+    assert [command[1:] for command in started] == [
+        ["-m", "systol_sim.precompile", part] for part in (compiled.STEPPER, compiled.STREAMS)
+    ]
+    compiled.compile_beside(compiled.STEPPER)  # while these run, no more
+    assert len(started) == 2
+    compiled.wait_for_compilation()
+    assert sorted(waited) == [compiled.STEPPER, compiled.STREAMS]
+    compiled.wait_for_compilation()
+    assert len(waited) == 2
+
+
+def test_an_unknown_part_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "systol_sim.precompile", "everything"],
+        capture_output=True, text=True, check=False, env=None,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "everything is none of stepper, streams, values" in done.stderr
