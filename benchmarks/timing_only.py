@@ -150,9 +150,11 @@ def main() -> None:
     table = Table("program", "cycles", "ms", "stepping, ms", "ratio", "prepare, ms", "check, ms")
     for name, program in programs(options.quick):
         prepared = build_table(program)
-        skipped = simulator.step(program, prepared)
+        skipped = simulator.step(program, prepared, streams=True)
         assert skipped.counters is not None
-        fast = _milliseconds(lambda p=program, t=prepared: simulator.step(p, t))  # type: ignore[misc]
+        fast = _milliseconds(
+            lambda p=program, t=prepared: simulator.step(p, t, streams=True)  # type: ignore[misc]
+        )
         slow = _milliseconds(
             lambda p=program, t=prepared: simulator.step(p, t, skip=False), 2  # type: ignore[misc]
         )

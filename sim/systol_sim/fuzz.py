@@ -41,7 +41,7 @@ Executor = Callable[[Program, Mapping[str, np.ndarray]], RunResult]
 def simulate(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
     """The simulator as an `Executor`."""
     return simulator.run(
-        program, contents, checked=True, watchdog_cycles=FAULT_WATCHDOG_CYCLES
+        program, contents, streams=True, checked=True, watchdog_cycles=FAULT_WATCHDOG_CYCLES
     )
 
 

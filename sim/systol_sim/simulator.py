@@ -34,6 +34,7 @@ def run(
     *,
     values: bool = True,
     skip: bool = True,
+    streams: bool | None = None,
     watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
     checked: bool = False,
 ) -> RunResult:
@@ -49,6 +50,9 @@ def run(
         False computes times and counters alone; windows keep their initial contents.
     skip
         False steps every cycle; the results but for `coverage` are the same (a test's concern).
+    streams
+        Whether to jump over steady streams, if `skip`; None leaves it to what is compiled already
+        and to the program's length. The results but for `coverage` are the same.
     watchdog_cycles
         Cycles without progress after which the machine faults.
     checked
@@ -62,7 +66,7 @@ def run(
     if not checked:
         check(program)
     windows = program.initial_windows(dict(contents or {}))
-    timed = run_timing(program, skip=skip, watchdog_cycles=watchdog_cycles)
+    timed = run_timing(program, skip=skip, streams=streams, watchdog_cycles=watchdog_cycles)
     assert timed.counters is not None
     if not values or timed.fault is not None:
         for index, amount in enumerate(AMOUNTS):
@@ -80,17 +84,21 @@ def run(
 
 
 def run_timing(
-    program: Program, *, skip: bool = True, watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES
+    program: Program,
+    *,
+    skip: bool = True,
+    streams: bool | None = None,
+    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
 ) -> RunResult:
-    """Times and counters of `program` without checking it and without values.
+    """Times and counters of `program` without checking it and without values; as `run`.
 
     Time never depends on data, so a program is stepped once; later calls give copies.
     """
     prepared = _prepare(program)
-    key = (skip, watchdog_cycles)
+    key = (skip, streams, watchdog_cycles)
     if key not in prepared.timings:
         prepared.timings[key] = step(
-            program, prepared.table, skip=skip, watchdog_cycles=watchdog_cycles
+            program, prepared.table, skip=skip, streams=streams, watchdog_cycles=watchdog_cycles
         )
     timed = prepared.timings[key]
     assert timed.counters is not None and timed.times is not None
@@ -116,12 +124,12 @@ class _Prepared:
     tags
         The debug tag of each instruction of a program that decodes: int64 (instructions,).
     timings
-        Results of `step` by its last two arguments.
+        Results of `step` by its keyword arguments.
     """
 
     table: InstructionTable
     tags: np.ndarray
-    timings: dict[tuple[bool, int], RunResult]
+    timings: dict[tuple[bool, bool | None, int], RunResult]
 
 
 _PREPARED: WeakKeyDictionary[Program, _Prepared] = WeakKeyDictionary()
@@ -150,11 +158,7 @@ def step(
     streams: bool | None = None,
     watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
 ) -> RunResult:
-    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`.
-
-    `streams` says whether to jump over steady streams, if `skip`; None leaves it to what is
-    compiled already and to the program's length. It makes no difference to the results.
-    """
+    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`."""
     count = len(table.rows)
     wait_for_compilation()
     if streams is None:
@@ -185,8 +189,9 @@ def step(
     )
 
 
-_LONG_ROWS = 1 << 24
-"""Matrix rows from which on compiling the jumps over streams takes less time than stepping."""
+_LONG_ROWS = 1 << 21
+"""Matrix rows from which on a program is worth the compilation of the jumps over streams, which is
+then kept."""
 
 
 def _rows_issued(table: InstructionTable) -> int:

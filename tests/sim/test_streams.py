@@ -132,7 +132,7 @@ def streaming_programs(draw: st.DrawFn) -> Program:
 def _agree(program: Program) -> int:
     """Assert that skipping changes nothing; cycles of streams that were skipped."""
     stepped = simulator.run_timing(program, skip=False, watchdog_cycles=WATCHDOG_CYCLES)
-    skipped = simulator.run_timing(program, skip=True, watchdog_cycles=WATCHDOG_CYCLES)
+    skipped = simulator.run_timing(program, streams=True, watchdog_cycles=WATCHDOG_CYCLES)
     assert skipped.counters is not None and stepped.counters is not None
     assert skipped.fault == stepped.fault
     assert skipped.counters.differences(stepped.counters) == []
@@ -153,7 +153,8 @@ def test_random_programs_have_streams_that_are_interrupted() -> None:
         ("cycles of streams skipped", "a skip of streams ends within a tile's rows"), 0
     )
     for number in range(40):
-        result = simulator.run_timing(generate(FUZZ_MACHINES[number % 12], number).program)
+        program = generate(FUZZ_MACHINES[number % 12], number).program
+        result = simulator.run_timing(program, streams=True)
         for name in reached:
             reached[name] += result.coverage[name]
     assert all(reached.values()), reached
