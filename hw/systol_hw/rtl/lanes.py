@@ -24,6 +24,7 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.rtl.convert_once import converted_once
 
 __all__ = ["REQUANTIZE_CYCLES", "Requantizer", "RunningMaximum", "VectorLanes"]
 
@@ -69,6 +70,7 @@ class Requantizer(Component):
     result: Out(signed(8))
     saturated: Out(1)
 
+    @converted_once()
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         total = Signal(signed(33))
@@ -178,6 +180,7 @@ class RunningMaximum(Component):
         self.beats = beats
         super().__init__()
 
+    @converted_once("beats")
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # The beat's channel was last seen S beats ago.

@@ -255,8 +255,6 @@ class MatrixEngine(Component):
     arch : Arch
     packed : bool
         Recipe of the array's products, see `SystolicArray`.
-    instances : bool
-        Blocks of the array as instances of a module converted once, see `SystolicArray`.
 
     Members
     -------
@@ -266,9 +264,9 @@ class MatrixEngine(Component):
     accumulators : Out(AccumulatorWriteSignature)
     """
 
-    def __init__(self, arch: Arch, packed: bool, *, instances: bool = False):
+    def __init__(self, arch: Arch, packed: bool):
         self.arch = arch
-        self.array = SystolicArray(arch.rows, arch.columns, packed, instances=instances)
+        self.array = SystolicArray(arch.rows, arch.columns, packed)
         super().__init__(
             {
                 "engine": In(EngineSignature(Unit.MATRIX, amount_bits(arch, Unit.MATRIX))),
@@ -351,7 +349,10 @@ class MatrixEngine(Component):
         ]
         aligned = self.ub.data[: 8 * rows]
         for level, bit in enumerate(skipped):
-            aligned = Mux(bit, Cat(Const(0, 8 << level), aligned)[: 8 * rows], aligned)
+            # A signal, because every byte that is taken of an expression is a copy of it.
+            moved = Signal(8 * rows, name=f"moved_{level}")
+            m.d.comb += moved.eq(Mux(bit, Cat(Const(0, 8 << level), aligned)[: 8 * rows], aligned))
+            aligned = moved
         for b in range(rows):
             byte = Mux(
                 inside[b],
