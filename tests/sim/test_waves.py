@@ -52,8 +52,12 @@ def value_at(changes: dict[int, int], time: int) -> int:
 
 
 @pytest.mark.verilator
-def test_a_vcd_file_shows_starts_ends_and_the_halt_in_their_cycles(tmp_path: Path) -> None:
-    case = generate(NANO, 3)
+@pytest.mark.parametrize("name", ["nano", pytest.param("edge32", marks=pytest.mark.slow)])
+def test_a_vcd_file_shows_starts_ends_and_the_halt_in_their_cycles(
+    tmp_path: Path, name: str
+) -> None:
+    """On a flat model and on one of blocks."""
+    case = generate(PRESETS[name], 3)
     path = tmp_path / "run.vcd"
     result = verilated.run(case.program, case.contents, waves=path)
     expected = simulator.run(case.program, case.contents)
