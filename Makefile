@@ -13,7 +13,7 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow fuzz mutants lint types docs-check clean
+.PHONY: help demo test slow fuzz mutants formal lint types docs-check clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,12 @@ fuzz: $(DEV_READY)  ## fresh random programs on every executor, the RTL among th
 		--directory build/fuzz
 
 mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
-	$(PY) -m systol_sim.mutants --mutants 30 --seed 1
+	@mkdir -p build
+	$(PY) -m systol_sim.mutants --mutants 110 --seed 1 --processes $(JOBS) \
+		--resume build/mutants.json
+
+formal: $(DEV_READY)  ## prove queues, tokens, ports, arbitration and decoder; refute the mutants
+	$(PY) -m systol_hw.formal --mutants
 
 lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
 	$(PY) -m ruff check
@@ -64,5 +69,5 @@ $(RUN_READY): pyproject.toml | $(PY)
 	@touch $@
 
 $(DEV_READY): pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[rtl,synth,plot,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[rtl,synth,formal,plot,dev]'
 	@touch $(RUN_READY) $@

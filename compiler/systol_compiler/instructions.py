@@ -5,6 +5,7 @@ from systol_compiler.weight_image import WeightPlace
 from systol_compiler.work import MatrixWork, PoolWork
 from systol_hw.arch import Arch
 from systol_hw.isa import Instruction, instruction
+from systol_sim.footprint import ADDRESS_SPAN
 
 _MOST_RUN_BYTES = 1 << 20
 _MOST_REPEATS = 4095
@@ -202,7 +203,7 @@ def requantize(
         zero_point=work.zp_out,
         low=work.lo,
         high=work.hi,
-        a_address=a_address,
+        a_address=a_address % ADDRESS_SPAN,
         a_n_step=chunk.positions,
         a_y_step=pool.strides[0] * width,
         a_x_step=pool.strides[1],
@@ -230,7 +231,8 @@ def pool_plane(
     return instruction(
         "copy",
         source_ub=1,
-        a_address=start - pool.pads[0] * row - pool.pads[1] * work.channels,
+        # Where the first tap is padding this lies before the tensor; nothing is read there.
+        a_address=(start - pool.pads[0] * row - pool.pads[1] * work.channels) % ADDRESS_SPAN,
         a_n_step=arch.columns,
         a_y_step=pool.strides[0] * row,
         a_x_step=pool.strides[1] * work.channels,

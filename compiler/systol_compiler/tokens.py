@@ -12,7 +12,7 @@ from types import MappingProxyType
 from systol_hw.arch import Arch
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction, mask_of_units
-from systol_sim.footprint import Footprint, footprint
+from systol_sim.footprint import Footprint, footprints
 from systol_sim.hazards import Hazards
 from systol_sim.ordering import Ordering, Tokens
 
@@ -49,12 +49,12 @@ def synchronize(
     SerialOrderNeededError
         The token limit is too low for this order.
     """
-    footprints = [footprint(item, arch) for item in program]
+    accesses = footprints(program, arch)
     paced: dict[int, set[int]] = {}
     for earlier, later in orders:
         paced.setdefault(later, set()).add(earlier)
     for _ in range(_PASSES):
-        attempt = _Attempt(arch, program, footprints, paced, may_assume=True)
+        attempt = _Attempt(arch, program, accesses, paced, may_assume=True)
         attempt.run()
         if not attempt.wanted and not attempt.stuck:
             return attempt.result()
@@ -64,7 +64,7 @@ def synchronize(
             paced.setdefault(consumer, set()).update(sources)
     barriers: set[int] = set()
     while True:
-        attempt = _Attempt(arch, program, footprints, paced, may_assume=False, barriers=barriers)
+        attempt = _Attempt(arch, program, accesses, paced, may_assume=False, barriers=barriers)
         attempt.run()
         if not attempt.stuck:
             return attempt.result()

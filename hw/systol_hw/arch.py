@@ -21,7 +21,9 @@ INSTRUCTION_BYTES = 64
 TAGS = 16
 """Debug tags, and so sets of per-tag counters."""
 WINDOWS = 8
-"""Host windows that one program can be given."""
+"""Host windows of one set."""
+ALL_WINDOWS = 2 * WINDOWS
+"""Host windows that one program can be given: the primary set and, from 8 on, the alternate one."""
 VECTOR_PIPELINE_CYCLES = 8
 """Cycles from the last beat of a row entering the vector lanes to its write request."""
 MATRIX_PIPELINE_CYCLES = 6

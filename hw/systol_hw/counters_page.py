@@ -34,6 +34,15 @@ all of them, and random programs compare every one (`systol fuzz`).
 
 """
 
+STATE_TEXT = """\
+## States
+
+Unit: cycles. Formula: the number of cycles in 0 .. `cycles` - 1 in which the unit is as the row
+says and no earlier test of [timing.md](timing.md), 8.1, holds; under a tag, those of them that 8.2
+charges to it.
+
+"""
+
 CATEGORY_TEXT = """\
 ## Categories
 
@@ -86,7 +95,7 @@ def _categories() -> str:
 
 
 def _states(pins: Pins) -> str:
-    text = "## States\n\nUnit: cycles.\n\n"
+    text = STATE_TEXT
     for unit, states in UNIT_STATES.items():
         rows = [
             (f"`{s.name}`", str(s.code), s.doc, _pins(pins, f"{unit.name.lower()}.{s.name}"))
@@ -104,19 +113,22 @@ def _amounts(pins: Pins) -> str:
             str(a.group),
             a.measure,
             a.doc + (" (needs values)" if a.depends_on_values else ""),
+            a.formula.replace("*", "\\*"),
             _pins(pins, f"{a.unit.name.lower()}.{a.name}"),
         )
         for a in AMOUNTS
     ]
-    table = markdown_table(("amount", "group", "unit", "sum of", "pinned by"), rows)
+    headings = ("amount", "group", "unit", "sum of", "formula, for an instruction", "pinned by")
+    table = markdown_table(headings, rows)
     return f"## Amounts\n\n{table}\n"
 
 
 def _scalars(pins: Pins) -> str:
     rows = [
-        (f"`{s.name}`", str(s.index), s.measure, s.doc, _pins(pins, s.name)) for s in SCALARS
+        (f"`{s.name}`", str(s.index), s.measure, s.doc, s.formula, _pins(pins, s.name))
+        for s in SCALARS
     ]
-    table = markdown_table(("scalar", "index", "unit", "meaning", "pinned by"), rows)
+    table = markdown_table(("scalar", "index", "unit", "meaning", "formula", "pinned by"), rows)
     return f"## Scalars (group {SCALAR_GROUP})\n\n{table}"
 
 

@@ -86,10 +86,25 @@ class Operation:
 
     def field(self, name: str) -> Field:
         """The field called `name`; raises `KeyError` if the operation has none."""
-        for field in self.fields:
-            if field.name == name:
-                return field
-        raise KeyError(name)
+        return self._field_by_name[name]
+
+    @cached_property
+    def _field_by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
+
+    @cached_property
+    def checked_fields(self) -> tuple[Field, ...]:
+        """The fields whose width can hold what the machine refuses."""
+        return tuple(
+            field for field in self.fields
+            if field.minimum is not None or field.maximum is not None
+            or field.supported_maximum is not None or field.forbidden_bits
+        )
+
+    @cached_property
+    def defaults(self) -> dict[str, int]:
+        """The default of each field, by name and in the order of `fields`."""
+        return {field.name: field.default for field in self.fields}
 
     @cached_property
     def used_bits(self) -> int:

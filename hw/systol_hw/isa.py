@@ -9,6 +9,7 @@ opcode; instructions of the five units then carry the token masks and the drain 
 decodes with it.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -42,6 +43,14 @@ class Instruction:
         """The value of field `name`, or `default` where the operation has no such field."""
         return self.fields.get(name, default)
 
+    @functools.cached_property
+    def word(self) -> int:
+        """The 512-bit number that encodes it."""
+        word = self.operation.opcode
+        for field in self.operation.fields:
+            word |= (self.fields[field.name] & ((1 << field.width) - 1)) << field.lsb
+        return word
+
     @property
     def unit(self) -> Unit:
         """The unit that executes it."""
@@ -58,10 +67,10 @@ class Instruction:
         return units_of_mask(self.get("signal"))
 
     def __hash__(self) -> int:
-        return hash(encode(self))
+        return hash(self.word)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Instruction) and encode(self) == encode(other)
+        return isinstance(other, Instruction) and self.word == other.word
 
 
 def mask_of_units(units: Iterable[Unit]) -> int:
@@ -74,7 +83,13 @@ def mask_of_units(units: Iterable[Unit]) -> int:
 
 def units_of_mask(mask: int) -> tuple[Unit, ...]:
     """The inverse of `mask_of_units`, in ascending order."""
-    return tuple(unit for unit in Unit if unit and mask >> (unit - 1) & 1)
+    return _UNITS_OF_MASK[mask]
+
+
+_UNITS_OF_MASK = tuple(
+    tuple(unit for unit in Unit if unit and mask >> (unit - 1) & 1)
+    for mask in range(1 << (len(Unit) - 1))
+)
 
 
 def instruction(operation: str | Operation, /, **values: int) -> Instruction:
@@ -92,7 +107,7 @@ def instruction(operation: str | Operation, /, **values: int) -> Instruction:
                 f"unknown operation {operation!r}; known: {', '.join(OPERATION_BY_NAME)}"
             )
         operation = OPERATION_BY_NAME[operation]
-    fields = {field.name: field.default for field in operation.fields}
+    fields = dict(operation.defaults)
     for name, value in values.items():
         if name not in fields:
             raise InvalidProgramError(
@@ -113,14 +128,12 @@ def instruction(operation: str | Operation, /, **values: int) -> Instruction:
 
 def encode(instruction: Instruction) -> bytes:
     """The 64 bytes of `instruction`."""
-    word = instruction.operation.opcode
-    for field in instruction.operation.fields:
-        word |= (instruction.fields[field.name] & ((1 << field.width) - 1)) << field.lsb
-    return word.to_bytes(INSTRUCTION_BYTES, "little")
+    return instruction.word.to_bytes(INSTRUCTION_BYTES, "little")
 
 
+@functools.lru_cache(maxsize=4096)
 def decode(data: bytes) -> Instruction:
-    """The inverse of `encode`.
+    """The inverse of `encode`. Many parts decode the same program: results are kept.
 
     Raises
     ------
@@ -151,7 +164,7 @@ def decode_fault(data: bytes, arch: Arch) -> tuple[FaultCause, str] | None:
     except InvalidProgramError as error:
         return FaultCause.ILLEGAL_INSTRUCTION, str(error)
     operation = decoded.operation
-    for field in operation.fields:
+    for field in operation.checked_fields:
         low, high = field.bounds(arch)
         value = decoded[field.name]
         if not low <= value <= high:
@@ -166,7 +179,7 @@ def decode_fault(data: bytes, arch: Arch) -> tuple[FaultCause, str] | None:
             )
     if not operation.supported:
         return FaultCause.UNSUPPORTED, f"{operation.name} is not supported by this machine"
-    for field in operation.fields:
+    for field in operation.checked_fields:
         if field.supported_maximum is not None and decoded[field.name] > field.supported_maximum:
             return (
                 FaultCause.UNSUPPORTED,

@@ -22,8 +22,9 @@ the first byte. Bits 0..7 are the opcode. Bits that no field names are reserved 
 
 In assembler, an instruction is a line `name field=value ...`; fields that are left out have their
 defaults. `range` is what a program may say without the fault ILLEGAL_INSTRUCTION; a name in it is a
-parameter of the machine (`Arch`). *Not built yet* marks what the table declares and no machine
-does: it faults UNSUPPORTED.
+parameter of the machine (`Arch`). What the table declares and a machine does not do would be marked
+*not built yet*, and fault UNSUPPORTED: there is nothing of the kind. [Beside the TPU v1](tpu-v1.md)
+compares operation by operation.
 
 """
 

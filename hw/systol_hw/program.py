@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import INSTRUCTION_BYTES, WINDOWS, Arch
+from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.isa import Instruction, encode_program
 
@@ -41,7 +41,7 @@ class Program:
     code_address
         Where the code stands in weight memory: a multiple of 64.
     windows
-        Host windows by number; at most 8.
+        Host windows by number; at most 16, the alternate set from number 8 on.
     """
 
     arch: Arch
@@ -80,7 +80,9 @@ class Program:
             f"code (to {end}) and weight image ({self.weight_image.size} bytes) must fit weight "
             f"memory's {self.weight_memory_bytes} bytes",
         )
-        require(len(self.windows) <= WINDOWS, f"at most {WINDOWS} host windows can be given")
+        require(
+            len(self.windows) <= ALL_WINDOWS, f"at most {ALL_WINDOWS} host windows can be given"
+        )
         for window in self.windows:
             require(
                 0 < window.size_bytes <= MEMORY_LIMIT_BYTES,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from systol_hw.arch import WINDOWS, Arch, MemoryPort
+from systol_hw.arch import ALL_WINDOWS, Arch, MemoryPort
 from systol_hw.program import MEMORY_LIMIT_BYTES
 
 ADDRESS_BITS = 6
@@ -59,7 +59,7 @@ REGISTERS: tuple[Register, ...] = (
     *_port_registers(8, "host"),
     *(Register(address=16 + i, name=f"window_bytes_{i}", width=32,
                doc=f"size of host window {i}; 0 where the program has none")
-      for i in range(WINDOWS)),
+      for i in range(ALL_WINDOWS)),
 )
 """Every register, by ascending address."""
 

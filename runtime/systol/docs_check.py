@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from systol_compiler.rules import supported_operators
+from systol_hw.address_map import address_map_page
 from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.isa_page import isa_page
 
@@ -28,6 +29,7 @@ def pages(root: Path) -> dict[Path, str]:
         root / "docs" / "isa.md": isa_page(),
         root / "docs" / "counters.md": counters_page(find_pins(root)),
         root / "docs" / "operators.md": supported_operators(),
+        root / "docs" / "address_map.md": address_map_page(),
     }
 
 
@@ -54,7 +56,7 @@ def find_pins(root: Path) -> dict[str, list[str]]:
             words = {n.value for n in ast.walk(function) if isinstance(n, ast.Constant)}
             for name in pins:
                 # "cycles" alone is too common a word to mean the counter.
-                if "." in name and name in words:
+                if name != "cycles" and name in words:
                     pins[name].append(f"`{path.stem}::{function.name}`")
     return {name: found[:_SHOWN_PINS] for name, found in pins.items()}
 

@@ -171,6 +171,8 @@ class _Bench:
             for port in self.ports:
                 port.exchange(ctx)
             self._trace(ctx, cycle)
+            # A host that is always there.
+            ctx.set(machine.sync_ack, ctx.get(machine.sync_valid))
             await ctx.tick()
             cycle += 1
         for _ in range(8):
@@ -220,6 +222,7 @@ class _Bench:
             counters=counters_from(addresses, values),
             times=self.times,
             interrupts=self.interrupts,
+            status=ctx.get(machine.status),
             memories=found,
         )
 

@@ -1,6 +1,8 @@
 """The static checker: docs/timing.md section 9, rule by rule, with no execution and no times."""
 
+import dataclasses
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from systol_sim.footprint import (
     Footprint,
     Region,
     footprint,
+    footprints,
     space_name,
 )
 from systol_sim.hazards import Conflict, Hazards
@@ -50,17 +53,24 @@ class Violation:
     place: int | None = None
 
 
+_VALID: WeakSet[Program] = WeakSet()
+"""Programs that were found valid: their arrays are never changed."""
+
+
 def check(program: Program) -> None:
-    """Do nothing if `program` is valid.
+    """Do nothing if `program` is valid; it is examined once.
 
     Raises
     ------
     InvalidProgramError
         With the first violation: rule, instruction, conflicting instruction, byte and remedy.
     """
+    if program in _VALID:
+        return
     violations = find_violations(program)
     if violations:
         raise InvalidProgramError(describe(violations[0], program))
+    _VALID.add(program)
 
 
 def describe(violation: Violation, program: Program) -> str:
@@ -102,20 +112,32 @@ def find_violations(program: Program) -> list[Violation]:
     if found:
         return found
     instructions = [decode(row.tobytes()) for row in program.code]
-    footprints: list[Footprint] = []
-    for pc, item in enumerate(instructions):
-        try:
-            footprints.append(footprint(item, program.arch))
-        except InvalidProgramError as error:
-            return [Violation(rule="9.6", pc=pc, message=str(error))]
-        found += _addresses(program, pc, footprints[-1])
+    try:
+        accesses = footprints(instructions, program.arch)
+    except InvalidProgramError:
+        return [_too_many_pieces(instructions, program.arch)]
+    examined: dict[Footprint, list[Violation]] = {}
+    for pc, item in enumerate(accesses):
+        if item not in examined:
+            examined[item] = _addresses(program, pc, item)
+        found += [dataclasses.replace(violation, pc=pc) for violation in examined[item]]
     if found:
         return found
-    found = _order(program, instructions, footprints)
+    found = _order(program, instructions, accesses)
     if not any(v.rule == "9.4" for v in found):
         found += _progress(instructions, program.arch)
     found.sort(key=lambda violation: violation.pc)
     return found
+
+
+def _too_many_pieces(instructions: list[Instruction], arch: Arch) -> Violation:
+    """The first instruction whose footprint the checker does not follow."""
+    for pc, item in enumerate(instructions):
+        try:
+            footprint(item, arch)
+        except InvalidProgramError as error:
+            return Violation(rule="9.6", pc=pc, message=str(error))
+    raise AssertionError("every footprint can be followed")
 
 
 def _decoding(program: Program) -> list[Violation]:
@@ -192,13 +214,13 @@ def _size(program: Program, space: int) -> int:
 
 
 def _order(
-    program: Program, instructions: list[Instruction], footprints: list[Footprint]
+    program: Program, instructions: list[Instruction], all_accesses: list[Footprint]
 ) -> list[Violation]:
     """Rules 9.2 to 9.5, all but deadlock."""
     found: list[Violation] = []
-    ordering, tokens, hazards = Ordering(), Tokens(), Hazards(footprints)
+    ordering, tokens, hazards = Ordering(), Tokens(), Hazards(all_accesses)
     tiles = TileStream(program.arch)
-    for pc, (item, accesses) in enumerate(zip(instructions, footprints, strict=True)):
+    for pc, (item, accesses) in enumerate(zip(instructions, all_accesses, strict=True)):
         sources, missing = tokens.sources(item, pc)
         for producer in missing:
             found.append(
@@ -244,6 +266,7 @@ def _hazards(hazards: Hazards, ordering: Ordering, pc: int, item: Instruction,
             )
         )
     if item.unit is Unit.VECTOR:
+        # Its operands, its table and its parameters alike.
         for region in accesses.reads:
             place = accesses.writes[0].overlap(region)
             if place is not None:

@@ -17,8 +17,8 @@ _LINES = 20
 def differences(program: Program, a: RunResult, b: RunResult) -> list[str]:
     """One line for each way in which the results of `program` differ; empty if they agree.
 
-    What one of the two does not know is left out: counters and times of the reference, memories of
-    a run without values, everything in memory after a fault.
+    What one of the two does not know is left out: counters and times of the reference, windows and
+    memories that a result lacks, everything in memory after a fault.
     """
     lines = _fault(a, b)
     if lines:
@@ -27,6 +27,8 @@ def differences(program: Program, a: RunResult, b: RunResult) -> list[str]:
     # How far the program came before a fault in a unit is a matter of timing.
     if a.interrupts != b.interrupts and not (untimed and a.fault is not None):
         lines.append(f"interrupts: {a.interrupts} != {b.interrupts}")
+    if a.status != b.status and not (untimed and a.fault is not None):
+        lines.append(f"status: {a.status} != {b.status}")
     if a.counters is not None and b.counters is not None:
         knows = all((r.counters.amounts >= 0).all() for r in (a, b) if r.counters is not None)
         counted = a.counters.differences(b.counters, values=a.fault is None and knows)
@@ -63,6 +65,8 @@ def _fault(a: RunResult, b: RunResult) -> list[str]:
 
 
 def _times(a: np.ndarray, b: np.ndarray) -> list[str]:
+    if np.array_equal(a, b):
+        return []
     if a.shape != b.shape:
         return [f"times: shape {a.shape} != {b.shape}"]
     return _some(
@@ -101,10 +105,14 @@ def _memories(program: Program, a: RunResult, b: RunResult) -> list[str]:
     pairs = [
         (window.name, left, right)
         for window, left, right in zip(program.windows, a.windows, b.windows, strict=True)
-    ]
+    ] if a.windows and b.windows else []
     pairs += [(n, a.memories[n], b.memories[n]) for n in a.memories if n in b.memories]
-    written = _written(program) if a.memories and b.memories else {}
+    written: dict[str, np.ndarray] | None = None
     for name, left, right in pairs:
+        if np.array_equal(left, right):
+            continue
+        if written is None:
+            written = _written(program)
         unequal = left != right
         if name in written:
             # What nobody wrote holds whatever the memory held before the run.

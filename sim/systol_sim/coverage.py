@@ -4,21 +4,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from systol_hw.arch import Arch
 from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
 from systol_hw.faults import FaultCause, Unit
-from systol_hw.isa import OPERATION_BY_OPCODE
+from systol_hw.isa import OPERATION_BY_NAME, OPERATION_BY_OPCODE
 from systol_hw.operations import OPERATIONS
 from systol_hw.program import Program
+from systol_sim.generate import LONG_CYCLES
+from systol_sim.modes import mode_names, mode_of
 from systol_sim.results import RunResult
 
 UNREACHABLE = frozenset({
-    # Store ranks first at the unified buffer, so it never loses a bank (docs/timing.md 6.2).
-    "state store.wait_bank",
     # Only a real memory that is slower than declared makes a cycle late.
     "scalar late_cycles",
 })
 """Goals that no program can reach on an exact machine."""
+_SYNC_HOST = OPERATION_BY_NAME["sync_host"].opcode
 _FULL = {
     "peak_weight_fifo": "weight_fifo_tiles",
     "peak_store_buffer": "store_buffer_beats",
@@ -30,20 +33,47 @@ _FULL = {
 def goals() -> tuple[str, ...]:
     """Everything that random programs should reach, by name."""
     names = [f"operation {o.name}" for o in OPERATIONS if o.supported]
+    names += mode_names()
     for unit, states in UNIT_STATES.items():
         names += [f"state {unit.name.lower()}.{state.name}" for state in states]
     names += [f"amount {amount.unit.name.lower()}.{amount.name}" for amount in AMOUNTS]
     names += [f"scalar {scalar.name}" for scalar in SCALARS]
     names += [f"full {name.removeprefix('peak_')}" for name in _FULL]
-    names += [f"fault {cause.name.lower()} in control" for cause in FaultCause
-              if cause not in (FaultCause.ADDRESS, FaultCause.TOKEN_OVERFLOW)]
+    names += [f"empty queue_{unit.name.lower()}" for unit in Unit if unit is not Unit.CONTROL]
     names += [
-        f"fault {cause.name.lower()} in {unit.name.lower()}"
-        for cause in (FaultCause.ADDRESS, FaultCause.TOKEN_OVERFLOW)
-        for unit in Unit
-        if unit is not Unit.CONTROL
+        f"fault {cause.name.lower()} in {unit.name.lower()}" for cause, unit in possible_faults()
     ]
+    names += [_IN_SYNC_HOST, _OF_SET_CONFIG]
     return tuple(name for name in names if name not in UNREACHABLE)
+
+
+def possible_faults() -> list[tuple[FaultCause, Unit]]:
+    """Every cause with every unit that can report it.
+
+    UNSUPPORTED is none of them as long as the table declares nothing that is not built.
+    """
+    units: list[Unit] = [unit for unit in Unit if unit is not Unit.CONTROL]
+    found: list[tuple[FaultCause, Unit]] = []
+    for cause in FaultCause:
+        if cause in (FaultCause.ADDRESS, FaultCause.TOKEN_OVERFLOW):
+            found += [(cause, unit) for unit in units]
+        elif cause is not FaultCause.UNSUPPORTED:
+            found.append((cause, Unit.CONTROL))
+    return found
+
+
+_IN_SYNC_HOST = "fault watchdog in sync_host"
+_OF_SET_CONFIG = "fault watchdog by a limit of set_config"
+_TOTALS = [
+    (f"state {unit.name.lower()}.{state.name}", int(unit), state.code)
+    for unit, states in UNIT_STATES.items()
+    for state in states
+]
+_IDLE = {
+    unit: [state.code for state in states if state.name in ("idle", "flight")]
+    for unit, states in UNIT_STATES.items()
+    if unit is not Unit.CONTROL
+}
 
 
 @dataclass(kw_only=True)
@@ -56,31 +86,50 @@ class Coverage:
         """Note one run by an executor that counts cycles."""
         counts = self.counts
         if result.fault is not None:
-            fault = result.fault
-            counts[f"fault {fault.cause.name.lower()} in {fault.unit.name.lower()}"] += 1
+            self._fault(program, result)
         else:
-            counts.update(
-                f"operation {OPERATION_BY_OPCODE[int(opcode)].name}"
-                for opcode in program.code[:, 0]
-            )
+            codes = np.bincount(program.code[:, 0])
+            for opcode in np.flatnonzero(codes):
+                name = OPERATION_BY_OPCODE[int(opcode)].name
+                counts[f"operation {name}"] += int(codes[opcode])
+            for row in program.code:
+                mode = mode_of(row.tobytes())
+                if mode is not None:
+                    counts[mode] += 1
         for name, value in result.coverage.items():
             if isinstance(value, int):
                 counts[f"event {name}"] += value
         if result.counters is None:
             return
-        for unit, states in UNIT_STATES.items():
-            for state in states:
-                cycles = int(result.counters.states[unit, :, state.code].sum())
-                counts[f"state {unit.name.lower()}.{state.name}"] += cycles
-        for index, amount in enumerate(AMOUNTS):
-            total = int(result.counters.amounts[index].sum())
+        states = result.counters.states.sum(axis=1).tolist()
+        for name, unit, code in _TOTALS:
+            counts[name] += states[unit][code]
+        for idle, codes_ in _IDLE.items():
+            if any(states[idle][code] for code in codes_):
+                counts[f"empty queue_{idle.name.lower()}"] += 1
+        totals = result.counters.amounts.sum(axis=1).tolist()
+        for amount, total in zip(AMOUNTS, totals, strict=True):
             counts[f"amount {amount.unit.name.lower()}.{amount.name}"] += max(0, total)
         self._scalars(result, program.arch)
 
+    def _fault(self, program: Program, result: RunResult) -> None:
+        fault, counts = result.fault, self.counts
+        assert fault is not None
+        counts[f"fault {fault.cause.name.lower()} in {fault.unit.name.lower()}"] += 1
+        if fault.cause is not FaultCause.WATCHDOG or result.times is None:
+            return
+        if fault.pc < len(program.code) and program.code[fault.pc, 0] == _SYNC_HOST:
+            assert result.counters is not None
+            counts[_IN_SYNC_HOST] += int(result.counters.state(Unit.CONTROL, "wait_host") > 0)
+        # Without a limit of its own a program goes on for as long as the longest wait.
+        quiet = fault.cycle - int(result.times.max(initial=0))
+        counts[_OF_SET_CONFIG] += int(quiet < LONG_CYCLES)
+
     def _scalars(self, result: RunResult, arch: Arch) -> None:
         assert result.counters is not None
+        scalars = result.counters.scalars.tolist()
         for scalar in SCALARS:
-            value = int(result.counters.scalars[scalar.index])
+            value = scalars[scalar.index]
             self.counts[f"scalar {scalar.name}"] += value
             limit = _FULL.get(scalar.name)
             if limit is not None and value == getattr(arch, limit):
@@ -96,11 +145,15 @@ class Coverage:
         known: Iterable[str] = dict.fromkeys([*goals(), *self.counts])
         return [n for n in known if not self.counts[n] and n not in UNREACHABLE]
 
+    def rows(self) -> list[tuple[str, int]]:
+        """What was reached and how often, in the order of the goals."""
+        names = dict.fromkeys([*goals(), *self.counts])
+        return [(name, self.counts[name]) for name in names if self.counts[name]]
+
     def format(self) -> str:
         """A table: each name with its count, and what was never reached at the end."""
-        reached = [name for name in dict.fromkeys([*goals(), *self.counts]) if self.counts[name]]
-        width = max((len(name) for name in reached), default=0)
-        lines = [f"{name:<{width}}  {self.counts[name]}" for name in reached]
-        missing = self.missing()
+        reached, missing = self.rows(), self.missing()
+        width = max((len(name) for name, _ in reached), default=0)
+        lines = [f"{name:<{width}}  {count}" for name, count in reached]
         lines.append(f"{len(reached)} reached, {len(missing)} never reached")
         return "\n".join(lines + [f"never: {name}" for name in missing])

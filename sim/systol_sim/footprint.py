@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.arch import PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
+from systol_hw.operations import PLANE_UNIT_BYTES
 
 UB = 0
 """Space number of the unified buffer (bytes)."""
@@ -21,10 +22,14 @@ ACCUMULATORS = 1
 WEIGHT = 2
 """Space number of weight memory (bytes)."""
 WINDOW = 3
-"""Space number of host window 0; window w is `WINDOW + w`."""
+"""Space number of host window 0; window w is `WINDOW + w`, the alternate set from w = 8 on."""
 
 ADDRESS_SPAN = 1 << 32
 """Addresses are computed modulo this."""
+TABLE_BYTES = 256
+"""Bytes of a table with 8-bit entries."""
+TABLE_KNOTS = 257
+"""16-bit entries of a table with interpolation."""
 _MOST_INTERVALS = 1 << 22
 
 
@@ -100,7 +105,7 @@ class Region:
         return int(low[0]) if low.size else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Footprint:
     """What one instruction reads and what it writes."""
 
@@ -185,6 +190,26 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
     InvalidProgramError
         For a footprint of more separate pieces than the checker follows.
     """
+    key = (instruction.word & ~_ORDER_BITS, arch.rows, arch.columns)
+    found = _FOUND.get(key)
+    if found is None:
+        found = _footprint(instruction, arch)
+        if len(_FOUND) >= _MOST_FOUND:
+            _FOUND.clear()
+        if all(region.starts.size <= _FEW for region in (*found.reads, *found.writes)):
+            _FOUND[key] = found
+    return found
+
+
+_ORDER_BITS = ((1 << 19) - 1) ^ 0xFF
+"""Token masks and drain bit, of which no footprint depends: `systol_hw.operations`."""
+_FOUND: dict[tuple[int, int, int], Footprint] = {}
+"""Footprints of late: a program is examined when it is made, ordered, checked and compared."""
+_MOST_FOUND, _FEW = 2000, 64
+"""Footprints that are kept, and intervals of a region that is: a few megabytes at most."""
+
+
+def _footprint(instruction: Instruction, arch: Arch) -> Footprint:
     unit = instruction.unit
     if unit is Unit.LOAD or unit is Unit.STORE:
         memory, buffer = _transfer(instruction)
@@ -200,8 +225,29 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
     return Footprint(reads=(), writes=())
 
 
+def footprints(program: Iterable[Instruction], arch: Arch) -> list[Footprint]:
+    """The footprint of each instruction; equal ones, whatever their tokens, are one object.
+
+    Raises
+    ------
+    InvalidProgramError
+        As `footprint` does.
+    """
+    known: dict[int, Footprint] = {}
+    found = []
+    for item in program:
+        key = item.word & ~_ORDER_BITS
+        if key not in known:
+            known[key] = footprint(item, arch)
+        found.append(known[key])
+    return found
+
+
 def _transfer(i: Instruction) -> tuple[Region, Region]:
-    space = WINDOW + i["window"] if "window" in i.fields else WEIGHT
+    space = WEIGHT
+    if "window" in i.fields:
+        alternate = i.operation.name.endswith("_alternate")
+        space = WINDOW + i["window"] + (WINDOWS if alternate else 0)
     memory = box(
         i["memory_address"],
         i["run_bytes"],
@@ -240,10 +286,11 @@ def _tiles(i: Instruction, arch: Arch) -> tuple[Region, ...]:
                 (n_count, i["n_stride"]),
                 (i["outer_count"], i["outer_stride"]),
                 (i_count, i["inner_stride"]),
-                (k_live, i["row_pitch"]),
             )
-            pieces.append(box(base, n_live, loops))
-    return (_region(WEIGHT, _union(pieces)),)
+            lines, length = (n_live, k_live) if i["transpose"] else (k_live, n_live)
+            pieces.append(box(base, length, (*loops, (lines, i["row_pitch"]))))
+    source = UB if i.operation.name == "read_weights_ub" else WEIGHT
+    return (_region(source, _union(pieces)),)
 
 
 def _offsets_inside(count: int, step: int, start: int, window_step: int, limit: int,
@@ -312,16 +359,45 @@ def _inside(intervals: Intervals, limit: int) -> Intervals:
 
 
 def _vector(i: Instruction, arch: Arch) -> Footprint:
-    loops = ((i["y_count"], i["out_y_step"]), (i["x_count"], i["out_x_step"]))
-    groups = _parts(i["n_count"], i["n_last"], arch.columns)
-    out = [
-        box(i["out_address"] + n0 * i["out_n_step"], live, ((count, i["out_n_step"]), *loops))
-        for n0, count, live in groups
-    ]
-    writes = (_region(UB, _union(out)),)
-    if i.operation.name == "fill":
+    name = i.operation.name
+    writes = (_operand(i, arch, "out", 1 if i["width"] == 0 else 2 * i["width"]),)
+    if name == "fill":
         return Footprint(reads=(), writes=writes)
+    if name == "binary":
+        operands = [_operand(i, arch, operand, 1 + i[f"{operand}_width"]) for operand in "ab"]
+        return Footprint(reads=tuple(operands), writes=writes)
+    if name == "table":
+        size = 2 * TABLE_KNOTS if i["table_width"] else TABLE_BYTES
+        table = _region(UB, box(i["table_address"], size, ()))
+        return Footprint(reads=(table, _operand(i, arch, "a", 1 + i["a_width"])), writes=writes)
     reads = []
+    taps = _taps(i, arch)
+    if taps is not None:
+        reads.append(taps)
+    if name == "requantize":
+        entries = (i["n_count"] - 1) * arch.columns + i["n_last"]
+        if i["reduce"] == 2:
+            entries = i["parameter_count"]
+        reads.append(_region(UB, box(i["parameter_address"], PARAMETER_BYTES * entries, ())))
+    return Footprint(reads=tuple(reads), writes=writes)
+
+
+def _operand(i: Instruction, arch: Arch, name: str, planes: int) -> Region:
+    """All bytes of an operand in the unified buffer, or of the output, that has no window."""
+    pieces = []
+    for n0, count, live in _parts(i["n_count"], i["n_last"], arch.columns):
+        loops = (
+            (count, i[f"{name}_n_step"]),
+            (i["y_count"], i[f"{name}_y_step"]),
+            (i["x_count"], i[f"{name}_x_step"]),
+            (planes, PLANE_UNIT_BYTES * i[f"{name}_plane_step"]),
+        )
+        pieces.append(box(i[f"{name}_address"] + n0 * i[f"{name}_n_step"], live, loops))
+    return _region(UB, _union(pieces))
+
+
+def _taps(i: Instruction, arch: Arch) -> Region | None:
+    """What the taps inside the window read; None if there is none."""
     xs = _offsets_inside(
         i["x_count"], i["a_x_step"], i["x_start"], i["x_step"], i["x_limit"],
         i["kx_count"], i["a_kx_step"], i["kx_step"],
@@ -330,14 +406,13 @@ def _vector(i: Instruction, arch: Arch) -> Footprint:
         i["y_count"], i["a_y_step"], i["y_start"], i["y_step"], i["y_limit"],
         i["ky_count"], i["a_ky_step"], i["ky_step"],
     )
-    if xs.size and ys.size:
-        taps = []
-        for n0, count, live in groups:
-            length = live if i["source_ub"] else 1
-            part = box(i["a_address"] + n0 * i["a_n_step"], length, ((count, i["a_n_step"]),))
-            taps.append(add_offsets(add_offsets(part, xs), ys))
-        reads.append(_region(UB if i["source_ub"] else ACCUMULATORS, _union(taps)))
-    if i.operation.name == "requantize":
-        channels = (i["n_count"] - 1) * arch.columns + i["n_last"]
-        reads.append(_region(UB, box(i["parameter_address"], PARAMETER_BYTES * channels, ())))
-    return Footprint(reads=tuple(reads), writes=writes)
+    if not xs.size or not ys.size:
+        return None
+    planes = 1 + i["a_width"] if i["source_ub"] else 1
+    pieces = []
+    for n0, count, live in _parts(i["n_count"], i["n_last"], arch.columns):
+        loops = ((count, i["a_n_step"]), (planes, PLANE_UNIT_BYTES * i["a_plane_step"]))
+        length = live if i["source_ub"] else 1
+        part = box(i["a_address"] + n0 * i["a_n_step"], length, loops)
+        pieces.append(add_offsets(add_offsets(part, xs), ys))
+    return _region(UB if i["source_ub"] else ACCUMULATORS, _union(pieces))

@@ -1,10 +1,11 @@
 """Runs random programs on random machines through several executors and compares everything."""
 
+import contextlib
+import dataclasses
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -17,15 +18,19 @@ from systol_hw.program import Program
 from systol_sim import reference, simulator
 from systol_sim.checker import check
 from systol_sim.comparison import TIMED_FAULTS, differences
-from systol_sim.coverage import Coverage
+from systol_sim.expectations import broken_expectations
 from systol_sim.faulting import (
     FAULT_WATCHDOG_CYCLES,
+    UNIT_KINDS,
     FaultCase,
     fault_kinds,
     generate_faulting,
 )
-from systol_sim.generate import Case, generate, overflow_program
+from systol_sim.fuzz_report import Mismatch, Report
+from systol_sim.fuzz_state import load_state, save_state, settings_of
+from systol_sim.generate import Case, generate
 from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.port_timing import draw_timing
 from systol_sim.results import RunResult
 from systol_sim.shrink import shrink, write_reproducer
 
@@ -33,13 +38,20 @@ Executor = Callable[[Program, Mapping[str, np.ndarray]], RunResult]
 """Runs a program, valid or not, with `FAULT_WATCHDOG_CYCLES`; must pickle for several processes."""
 
 
-def simulate(
-    program: Program, contents: Mapping[str, np.ndarray], *, skip: bool = True
-) -> RunResult:
+def simulate(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
     """The simulator as an `Executor`."""
     return simulator.run(
-        program, contents, skip=skip, checked=True, watchdog_cycles=FAULT_WATCHDOG_CYCLES
+        program, contents, checked=True, watchdog_cycles=FAULT_WATCHDOG_CYCLES
     )
+
+
+def step(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+    """The simulator without skipping, times and counters alone."""
+    result = simulator.run(
+        program, contents, values=False, skip=False, checked=True,
+        watchdog_cycles=FAULT_WATCHDOG_CYCLES,
+    )
+    return dataclasses.replace(result, windows=[])
 
 
 def refer(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
@@ -49,69 +61,14 @@ def refer(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
 
 DEFAULT_EXECUTORS: Mapping[str, Executor] = {
     "sim": simulate,
-    "sim-stepped": partial(simulate, skip=False),
+    "sim-stepped": step,
     "reference": refer,
 }
 """What runs without the RTL."""
 
-OVERFLOW = "accumulator overflow"
-"""The kind of the rare long program that wraps its accumulators (`overflow_program`)."""
-_OVERFLOW_PERIOD, _OVERFLOW_PLACE = 1000, 150
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mismatch:
-    """A program on which something is wrong.
-
-    `machine`, `seed` and `kind` (None for a valid program) make it again; `lines` say what differs;
-    `reproducer` is the shrunk program's file, if a directory was given.
-    """
-
-    machine: str
-    seed: int
-    kind: str | None
-    lines: tuple[str, ...]
-    instructions: int
-    reproducer: Path | None
-
-    def __str__(self) -> str:
-        what = "valid program" if self.kind is None else f"program with {self.kind}"
-        head = f"{self.machine}, seed {self.seed}, {what}: "
-        head += f"shrunk to {self.instructions} instructions"
-        if self.reproducer is not None:
-            head += f" in {self.reproducer}"
-        return "\n  ".join((head, *self.lines))
-
-
-@dataclass(kw_only=True)
-class Report:
-    """The outcome of `fuzz`."""
-
-    programs: int = 0
-    faulting: int = 0
-    cycles: int = 0
-    seconds: float = 0.0
-    mismatches: list[Mismatch] = field(default_factory=list)
-    coverage: Coverage = field(default_factory=Coverage)
-
-    def merge(self, other: "Report") -> None:
-        """Add another report's figures."""
-        self.programs += other.programs
-        self.faulting += other.faulting
-        self.cycles += other.cycles
-        self.mismatches += other.mismatches
-        self.coverage.merge(other.coverage)
-
-    def format(self, *, coverage: bool = True) -> str:
-        """All of it as text."""
-        lines = [str(mismatch) for mismatch in self.mismatches]
-        if coverage:
-            lines.append(self.coverage.format())
-        lines.append(
-            f"{self.programs} programs ({self.faulting} faulting), {self.cycles} cycles, "
-            f"{len(self.mismatches)} mismatches, {self.seconds:.1f} s"
-        )
-        return "\n".join(lines)
+_CHUNK = 25
+"""Programs of one job of a process."""
+_SAVE_SECONDS = 10.0
 
 
 def fuzz(
@@ -123,6 +80,7 @@ def fuzz(
     faulting: float = 0.25,
     processes: int = 1,
     directory: Path | None = None,
+    state: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Compare `executors` on random programs; the first is the one that others are held against.
@@ -130,7 +88,8 @@ def fuzz(
     Parameters
     ----------
     programs
-        Number of programs; they take turns on `machines`.
+        Number of programs; they take turns on `machines`, with bandwidths and latencies of their
+        own (`systol_sim.port_timing`).
     seed
         Program n is made from `seed + n`: a longer run contains a shorter one.
     executors
@@ -141,6 +100,8 @@ def fuzz(
         Worker processes.
     directory
         Where reproducers are written; without it they are only shrunk.
+    state
+        A file that keeps what is done; if it exists, the run goes on from there.
     progress
         Called with the number of programs done.
 
@@ -148,30 +109,43 @@ def fuzz(
     -------
     Report
         `mismatches` is empty if all executors agree on all programs.
+
+    Raises
+    ------
+    InputError
+        If `state` belongs to a run with other settings.
     """
     started = time.monotonic()
     report = Report()
-    jobs = []
-    for n in range(programs):
-        arch = machines[n % len(machines)]
-        kind = _kind(arch, seed + n, faulting)
-        if n % _OVERFLOW_PERIOD == _OVERFLOW_PLACE:
-            kind = OVERFLOW
-        jobs.append((arch, seed + n, kind))
-    work = partial(_job, executors=executors, directory=directory)
-    if processes > 1:
-        # Leaving the block ends the workers: an interrupt does not wait for what is queued.
-        with Pool(processes, initializer=_leave_interrupts_to_the_parent) as pool:
-            for done, result in enumerate(pool.imap(work, jobs, chunksize=4), start=1):
-                report.merge(result)
-                if progress is not None:
-                    progress(done)
-    else:
-        for done, job in enumerate(jobs, start=1):
-            report.merge(work(job))
+    settings = settings_of(seed, machines, executors, faulting)
+    if state is not None and state.exists():
+        report = load_state(state, settings)
+    before, saved = report.seconds, started
+    size = max(1, min(_CHUNK, programs // (4 * processes)))
+    jobs = [
+        range(first, min(first + size, programs))
+        for first in range(report.programs, programs, size)
+    ]
+    work = partial(
+        _chunk, seed=seed, machines=machines, executors=executors, faulting=faulting,
+        directory=directory,
+    )
+    with contextlib.ExitStack() as stack:
+        results: Iterable[Report] = map(work, jobs)
+        if processes > 1:
+            # Leaving the block ends the workers: an interrupt does not wait for what is queued.
+            pool = stack.enter_context(Pool(processes, _leave_interrupts_to_the_parent))
+            results = pool.imap(work, jobs)
+        if state is not None:
+            stack.callback(lambda: save_state(state, settings, report))
+        for result in results:
+            report.merge(result)
+            report.seconds = before + time.monotonic() - started
+            if state is not None and time.monotonic() - saved > _SAVE_SECONDS:
+                save_state(state, settings, report)
+                saved = time.monotonic()
             if progress is not None:
-                progress(done)
-    report.seconds = time.monotonic() - started
+                progress(report.programs)
     return report
 
 
@@ -187,23 +161,42 @@ def _kind(arch: Arch, seed: int, faulting: float) -> str | None:
     if rng.random() >= faulting:
         return None
     in_units = rng.random() < 0.5
-    timed = ("address", "overflow", "deadlock")
-    return rng.choice([k for k in fault_kinds(arch) if k.startswith(timed) is in_units])
+    return rng.choice([k for k in fault_kinds(arch) if k.startswith(UNIT_KINDS) is in_units])
 
 
-def _job(
-    job: tuple[Arch, int, str | None],
+def _chunk(
+    numbers: range,
     *,
+    seed: int,
+    machines: Sequence[Arch],
     executors: Mapping[str, Executor],
+    faulting: float,
     directory: Path | None,
 ) -> Report:
-    arch, seed, kind = job
-    if kind is None:
-        case = generate(arch, seed)
-    elif kind == OVERFLOW:
-        case = overflow_program(arch)
-    else:
-        case = generate_faulting(arch, seed, kind)
+    """The programs `numbers` of a run."""
+    report = Report()
+    for n in numbers:
+        arch = machines[n % len(machines)]
+        kind = _kind(arch, seed + n, faulting)
+        report.merge(run_one(arch, seed + n, kind, executors, directory))
+    return report
+
+
+def make_case(arch: Arch, seed: int, kind: str | None) -> Case:
+    """Program `seed` for `arch`, valid or with a fault of `kind`, with a timing of its own."""
+    timed = draw_timing(arch, random.Random(f"timing/{seed}"))
+    return generate(timed, seed) if kind is None else generate_faulting(timed, seed, kind)
+
+
+def run_one(
+    arch: Arch,
+    seed: int,
+    kind: str | None,
+    executors: Mapping[str, Executor],
+    directory: Path | None = None,
+) -> Report:
+    """Make one program, run it everywhere, and shrink it if something is wrong."""
+    case = make_case(arch, seed, kind)
     report = Report(programs=1, faulting=int(isinstance(case, FaultCase)))
     lines, base = compare_executors(case, executors)
     if base is not None:
@@ -218,10 +211,7 @@ def _job(
 def _mismatch(case: Case, arch: Arch, seed: int, kind: str | None, lines: list[str],
               executors: Mapping[str, Executor], directory: Path | None) -> Mismatch:
     short = case
-    if kind == OVERFLOW:
-        # Every part of it is needed, and each run is long.
-        pass
-    elif not lines[0].startswith("checker:") and not isinstance(case, FaultCase):
+    if not lines[0].startswith("checker:") and not isinstance(case, FaultCase):
         short = shrink(case, lambda c: bool(compare_executors(c, executors)[0]))
     elif isinstance(case, FaultCase):
         # A shortened program may lack the fault that was expected; executors must still agree.
@@ -276,6 +266,9 @@ def compare_executors(
         if base is None:
             base = result
             lines += [f"{name}: {line}" for line in _unexpected(expected, result, valid)]
+            if valid:
+                broken = broken_expectations(case.program, result)
+                lines += [f"{name}: {line}" for line in broken]
         else:
             first = next(iter(executors))
             lines += [f"{first} / {name}: {d}" for d in differences(case.program, base, result)]

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import INSTRUCTION_BYTES, Arch
+from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
+from systol_sim.elementwise_proposals import TABLE_BYTES
+from systol_sim.memories import Memories
 from systol_sim.progress import find_stuck, tile_count
-from systol_sim.proposals import Memories, Proposer
+from systol_sim.proposals import Proposer
 from systol_sim.synchronize import synchronize
 
 _ATTEMPTS = 20
+LONG_CYCLES = 6000
+"""More cycles without progress than any generated program has."""
 _OVERFLOW_TILES = 64
 
 
@@ -37,11 +41,11 @@ def generate(arch: Arch, seed: int, *, instructions: int | None = None) -> Case:
     Parameters
     ----------
     instructions
-        About how many instructions before halt; 30 to 60 if not given.
+        About how many instructions before halt; 26 to 46 if not given.
     """
     for attempt in range(_ATTEMPTS):
         rng = random.Random(f"{seed}/{attempt}")
-        writer = _Writer(arch, rng, instructions or rng.randint(30, 60))
+        writer = _Writer(arch, rng, instructions or rng.randint(26, 46))
         body = writer.write()
         redundancy = rng.choice((0.0, 0.0, 0.2, 0.5))
         listing = [
@@ -66,20 +70,33 @@ def random_parameters(rng: random.Random, channels: int) -> np.ndarray:
     """Requantization parameters with every kind of extreme: uint8 (8 * channels,)."""
     data = bytearray()
     for _ in range(channels):
-        bias = rng.choice(
-            (0, rng.randint(-4000, 4000), rng.randint(-(1 << 31), (1 << 31) - 1),
-             (1 << 31) - 1 - rng.randint(0, 99), -(1 << 31) + rng.randint(0, 99))
-        )
-        multiplier = rng.choice(
-            (rng.randint(1 << 16, (1 << 17) - 1), rng.randint(1 << 16, (1 << 17) - 1),
-             rng.randint(-(1 << 17), (1 << 17) - 1), 1 << 16, (1 << 17) - 1, -(1 << 17), 0)
-        )
-        shift = rng.choice((0, 16, 17, 48, 49, 63, *(rng.randint(18, 30) for _ in range(10))))
         # Bits that the table leaves open are random: no executor may look at them.
-        word = (multiplier & 0x3FFFF) | rng.getrandbits(6) << 18
-        data += (bias & 0xFFFFFFFF).to_bytes(4, "little") + word.to_bytes(3, "little")
+        word = (_multiplier(rng) & 0x3FFFF) | rng.getrandbits(6) << 18
+        data += (_bias(rng) & 0xFFFFFFFF).to_bytes(4, "little") + word.to_bytes(3, "little")
+        kind = rng.random()
+        # The last of them makes ties of a multiplier that is a power of two.
+        shift = rng.randint(18, 30) if kind < 0.6 else rng.choice((0, 16, 17, 48, 49, 63, 17, 18))
         data.append(shift | rng.getrandbits(2) << 6)
     return np.frombuffer(bytes(data), np.uint8)
+
+
+def _bias(rng: random.Random) -> int:
+    kind = rng.random()
+    if kind < 0.6:
+        return int((kind - 0.3) * 13000) if kind > 0.1 else 0
+    if kind < 0.8:
+        return rng.getrandbits(32)
+    near = rng.randint(0, 99)
+    return (1 << 31) - 1 - near if kind < 0.9 else -(1 << 31) + near
+
+
+def _multiplier(rng: random.Random) -> int:
+    kind = rng.random()
+    if kind < 0.35:
+        return (1 << 16) + rng.getrandbits(16)
+    if kind < 0.5:
+        return rng.getrandbits(18) - (1 << 17)
+    return rng.choice((1 << 16, 1 << 16, (1 << 17) - 1, -(1 << 17), 0))
 
 
 class _Writer:
@@ -87,21 +104,31 @@ class _Writer:
 
     def __init__(self, arch: Arch, rng: random.Random, length: int) -> None:
         self.arch, self.rng, self.length = arch, rng, length
+        large = rng.randint(1, 3)
+        # Windows of the alternate set have numbers from 8 on, so that all before them exist too.
+        count = large if rng.random() < 0.5 else rng.randint(WINDOWS + 1, ALL_WINDOWS)
+        places = set(rng.sample(range(count), large))
         self.windows = tuple(
-            Window(name=f"w{n}", size_bytes=rng.randint(300, 2500))
-            for n in range(rng.randint(1, 3))
+            Window(
+                name=f"w{n}",
+                size_bytes=rng.randint(300, 2500) if n in places else rng.randint(1, 300),
+            )
+            for n in range(count)
         )
         self.contents = {
-            w.name: _random_bytes(rng, rng.randint(w.size_bytes // 2, w.size_bytes))
+            w.name: _random_bytes(rng, rng.randint((w.size_bytes + 1) // 2, w.size_bytes))
             for w in self.windows
         }
         # Some tiles side by side where the array is small; overlapping ones where it is not.
         least = max(600, min(4 * arch.macs_per_cycle, 1 << 14))
         self.image = _random_bytes(rng, rng.randint(least, least + 1400))
         self.spare_bytes = rng.randint(64, 800)
-        window = rng.randrange(len(self.windows))
+        self.large = sorted(places)
+        window = rng.choice(self.large)
         content = self.contents[self.windows[window].name]
-        channels = min(3 * arch.columns, arch.ub_bytes // 32, content.size // 8)
+        channels = min(
+            3 * arch.columns, arch.ub_bytes // 32, content.size // PARAMETER_BYTES
+        )
         parameters = random_parameters(rng, channels)
         self.parameters = (window, rng.randint(0, content.size - parameters.size), parameters.size)
         content[self.parameters[1] : self.parameters[1] + parameters.size] = parameters
@@ -169,24 +196,35 @@ class _Writer:
             where = arch.ub_bytes - size
         self._emit(
             instruction(
-                "read_host", window=window, memory_address=address, ub_address=where,
-                run_bytes=size,
+                "read_host" if window < WINDOWS else "read_host_alternate",
+                window=window % WINDOWS, memory_address=address, ub_address=where, run_bytes=size,
             )
         )
-        self.proposer.parameter_blocks.append((where, size // 8))
+        self.proposer.parameter_blocks.append((where, size // PARAMETER_BYTES))
         for _ in range(rng.randint(1, 3)):
             # The first matrix and vector work needs contiguous bytes to read.
-            number = rng.randrange(len(self.windows))
+            number = rng.choice(self.large)
             most = min(self.windows[number].size_bytes, arch.ub_bytes // 2, 400)
-            run = rng.randint(most // 2, most)
-            self._emit(
-                instruction(
-                    "read_host", window=number, run_bytes=run,
-                    memory_address=rng.randint(0, self.windows[number].size_bytes - run),
-                    ub_address=rng.randint(0, arch.ub_bytes - run),
-                )
-            )
+            self._fetch_bytes(number, rng.randint(most // 2, most))
+        if rng.random() < 0.5:
+            fitting = [n for n in self.large if self.windows[n].size_bytes >= TABLE_BYTES[1]]
+            if fitting and arch.ub_bytes >= 4 * TABLE_BYTES[1]:
+                where = self._fetch_bytes(rng.choice(fitting), TABLE_BYTES[1])
+                self.proposer.tables.append(where)
         self._weights()
+
+    def _fetch_bytes(self, number: int, run: int) -> int:
+        """Load `run` bytes of window `number` somewhere; returns where."""
+        rng = self.rng
+        where = rng.randint(0, self.arch.ub_bytes - run)
+        self._emit(
+            instruction(
+                "read_host" if number < WINDOWS else "read_host_alternate",
+                window=number % WINDOWS, run_bytes=run, ub_address=where,
+                memory_address=rng.randint(0, self.windows[number].size_bytes - run),
+            )
+        )
+        return where
 
     def _control(self) -> None:
         rng = self.rng
@@ -197,8 +235,17 @@ class _Writer:
             self._emit(instruction("nop"))
         elif kind < 0.24:
             self._emit(instruction("interrupt", value=rng.randrange(1 << 16)))
-        elif kind < 0.255 and self.ahead <= self.arch.weight_fifo_tiles:
-            self._emit(instruction("barrier"))
+        elif kind < 0.265:
+            # A limit that no program here reaches, or one that the host's is below.
+            limit = rng.choice((LONG_CYCLES, rng.randrange(LONG_CYCLES, 1 << 32), (1 << 32) - 1))
+            register = rng.randrange(2)
+            value = rng.getrandbits(32) if register else limit
+            self._emit(instruction("set_config", register=register, value=value))
+        elif kind < 0.285 and self.ahead <= self.arch.weight_fifo_tiles:
+            if rng.random() < 0.6:
+                self._emit(instruction("barrier"))
+            else:
+                self._emit(instruction("sync_host", value=rng.randrange(1 << 16)))
 
     def _load(self) -> None:
         self._emit(self.proposer.load())

@@ -38,13 +38,14 @@ class Hazards:
     def __init__(self, footprints: Iterable[Footprint]) -> None:
         edges: dict[int, list[np.ndarray]] = {}
         written: set[int] = set()
-        for item in footprints:
+        for item in set(footprints):
             for region in (*item.reads, *item.writes):
                 edges.setdefault(region.space, []).extend((region.starts, region.ends))
             written.update(region.space for region in item.writes)
         # What nobody writes conflicts with nothing.
         self._edges = {s: np.unique(np.concatenate(edges[s])) for s in written}
         self._last: dict[tuple[int, Unit, bool], np.ndarray] = {}
+        self._segments_of: dict[Region, slice | np.ndarray] = {}
         self._written = {
             space: np.zeros(self._edges[space].size, bool)
             for space in (UB, ACCUMULATORS)
@@ -53,9 +54,17 @@ class Hazards:
 
     def _segments(self, region: Region) -> slice | np.ndarray:
         """Elements of the arrays of `region`'s memory; element k begins at edge k."""
+        segments = self._segments_of.get(region)
+        if segments is None:
+            segments = self._segments_of[region] = self._find_segments(region)
+        return segments
+
+    def _find_segments(self, region: Region) -> slice | np.ndarray:
         edges = self._edges[region.space]
-        first = np.searchsorted(edges, region.starts)
-        last = np.searchsorted(edges, region.ends)
+        first = edges.searchsorted(region.starts)
+        last = edges.searchsorted(region.ends)
+        if first.size == 1:
+            return slice(int(first[0]), int(last[0]))
         return Region(space=region.space, starts=first, ends=last).index()
 
     def _place(self, region: Region, segments: slice | np.ndarray, at: int) -> int:

@@ -29,11 +29,12 @@ from systol_hw.program import Program, make_program
 from systol_hw.rtl import emit
 from systol_sim.faulting import (
     FAULT_WATCHDOG_CYCLES,
+    UNIT_KINDS,
     empty_program,
     fault_kinds,
     generate_faulting,
 )
-from systol_sim.fuzz import Executor, compare_executors, refer, simulate
+from systol_sim.fuzz import Executor, compare_executors, refer, simulate, step
 from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
 from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM
@@ -100,7 +101,6 @@ def _rtl_late(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult
 
 
 _FETCH_BYTES = next(i for i, amount in enumerate(AMOUNTS) if amount.name == "fetch_bytes")
-_STEPPED: Executor = functools.partial(simulate, skip=False)
 
 
 def _compare(record: _Record, name: str, case: Case, executors: Mapping[str, Executor],
@@ -121,10 +121,12 @@ def _programs(
     """Valid and faulting programs in turn."""
     kinds = fault_kinds(arch)
     # What units find is rarer among the kinds than what the decoder refuses.
-    timed = [k for k in kinds if k.startswith(("address", "overflow", "deadlock"))]
+    timed = [k for k in kinds if k.startswith(UNIT_KINDS)]
     others = [k for k in kinds if k not in timed]
-    stride = len(others) // (FAULTING_PROGRAMS // 2)
-    chosen = [*timed[: FAULTING_PROGRAMS // 2], *others[::stride]]
+    chosen = [
+        kind for group in (timed, others)
+        for kind in group[:: max(1, len(group) // (FAULTING_PROGRAMS // 2))]
+    ]
     for number in range(max(VALID_PROGRAMS, len(chosen))):
         seed = _seed(arch, number)
         if number < VALID_PROGRAMS:
@@ -212,17 +214,17 @@ def try_simulator(record: _Record) -> str:
     if status != pytest.ExitCode.OK:
         raise _Difference("the micro-programs cannot be collected")
     _prepare_build()
-    executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": step, "reference": refer}
     with record.check("skipping"):
         case = generate(MACHINES[0], 0)
-        skips = [f(case.program, case.contents).coverage["skips"] for f in (simulate, _STEPPED)]
+        skips = [f(case.program, case.contents).coverage["skips"] for f in (simulate, step)]
     if not skips[0] or skips[1]:
         raise _Difference(f"{skips[0]} skips where they are allowed, {skips[1]} where not")
     for arch in MACHINES:
         with record.check(f"{arch.name}, build", BUILD_SECONDS):
             build.model_library(arch, packed=True)
         _programs(record, arch, executors, executors)
-    own = {"sim": simulate, "sim-stepped": _STEPPED, "reference": refer}
+    own = {"sim": simulate, "sim-stepped": step, "reference": refer}
     for arch in FUZZ_MACHINES:
         for number in range(OTHER_PROGRAMS):
             seed = _seed(arch, number)

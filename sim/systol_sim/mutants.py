@@ -6,17 +6,20 @@ a process of its own.
 """
 
 import argparse
+import itertools
 import json
-import os
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError, SystolError
 from systol_sim.mutant_workshop import DISCARDED, Trial, Workshop
 from systol_sim.mutation import RTL, SIM, TARGETS, Mutant, select
@@ -28,6 +31,7 @@ def campaign(
     seed: int,
     *,
     known: Mapping[Mutant, Trial] | None = None,
+    processes: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Trial]:
     """Try mutants until so many of each target count; yields every trial, those not counted too.
@@ -38,6 +42,8 @@ def campaign(
         Number of mutants by target. More mutants of the same seed contain fewer.
     known
         Trials that need not be made again.
+    processes
+        Trials side by side. Their order, and so which mutants count, does not depend on it.
     report
         Told in words what goes on.
     """
@@ -48,17 +54,60 @@ def campaign(
         report(f"{target}: trying the unchanged sources")
         seconds = workshop.check_base(target)
         report(f"{target}: they pass, in {seconds:.0f} s")
+        waiting = select(workshop.base, target, seed)
         counted = 0
-        for mutant in select(workshop.base, target, seed):
-            trial = known.get(mutant)
-            if trial is None:
-                report(f"{target} {counted + 1}/{wanted}: {mutant.place}: {mutant.change}")
-                trial = workshop.try_mutant(mutant)
-                report(f"  {trial.verdict} ({trial.seconds:.0f} s)")
-            yield trial
-            counted += trial.counts
-            if counted >= wanted:
-                break
+        with ThreadPoolExecutor(processes) as pool:
+            running: deque[Future[Trial]] = deque()
+            while counted < wanted:
+                # No more at a time than are still wanted: none is tried in vain.
+                for mutant in itertools.islice(
+                    waiting, min(processes, wanted - counted) - len(running)
+                ):
+                    running.append(pool.submit(_trial, workshop, mutant, known))
+                if not running:
+                    break
+                trial = running.popleft().result()
+                counted += trial.counts
+                report(
+                    f"{target} {counted}/{wanted}: {trial.mutant.place}: {trial.mutant.change}\n"
+                    f"  {trial.verdict} ({trial.seconds:.0f} s)"
+                )
+                yield trial
+
+
+def _trial(workshop: Workshop, mutant: Mutant, known: Mapping[Mutant, Trial]) -> Trial:
+    return known[mutant] if mutant in known else workshop.try_mutant(mutant)
+
+
+def markdown(trials: Sequence[Trial]) -> str:
+    """The counted trials as Markdown, a table for each target."""
+    lines = []
+    for target in TARGETS:
+        mine = [t for t in trials if t.mutant.target == target and t.counts]
+        if not mine:
+            continue
+        killed = sum(trial.killed for trial in mine)
+        lines += [
+            f"## {target}: {killed} of {len(mine)} killed", "",
+            "| place | kind | change | killed by |", "|---|---|---|---|",
+        ]
+        for trial in mine:
+            change = " becomes ".join(
+                _cell(text, code=True) for text in (trial.mutant.before, trial.mutant.after)
+            )
+            verdict = _cell(trial.verdict) if trial.killed else "**survives**"
+            cells = (trial.mutant.place, trial.mutant.operator, change, verdict)
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str, *, code: bool = False) -> str:
+    """`text` on one line, safe in a cell of a table."""
+    text = " ".join(text.split()).replace("|", "\\|")
+    if not code:
+        return text.replace("<", "\\<")
+    return f"`{text}`" if text else "nothing"
 
 
 def format_table(trials: Sequence[Trial]) -> Table:
@@ -109,9 +158,8 @@ def _load(path: Path) -> dict[Mutant, Trial]:
 
 def _save(path: Path, trials: Sequence[Trial]) -> None:
     text = json.dumps([trial.as_record() for trial in trials], indent=1)
-    scratch = path.with_name(path.name + ".new")
-    scratch.write_text(text + "\n", "utf-8")
-    os.replace(scratch, path)
+    with replacing(path) as stream:
+        stream.write(f"{text}\n".encode())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mutants", type=int, default=30, help="how many (30)")
     parser.add_argument("--seed", type=int, default=1, help="which ones (1)")
     parser.add_argument("--target", choices=(*TARGETS, "both"), default="both")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="trials side by side (2)", metavar="N"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.md", help="write the tables to FILE.md as Markdown"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial to FILE")
     parser.add_argument(
         "--resume", type=Path, metavar="FILE",
@@ -136,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.mutants < 1:
             raise InputError(f"--mutants must be at least 1, not {options.mutants}")
+        if options.processes < 1:
+            raise InputError(f"--processes must be at least 1, not {options.processes}")
         _run(options)
     except SystolError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -155,13 +211,16 @@ def _run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="systol-mutants-") as directory:
         workshop = Workshop(Path(__file__).resolve().parents[2], Path(directory))
         for trial in campaign(
-            workshop, counts, options.seed, known=known,
+            workshop, counts, options.seed, known=known, processes=options.processes,
             report=lambda line: print(line, file=sys.stderr, flush=True),
         ):
             trials.append(trial)
             rest.pop(trial.mutant, None)
             for path in files:
                 _save(path, [*trials, *(rest.values() if path == options.resume else ())])
+    if options.report is not None:
+        with replacing(options.report) as stream:
+            stream.write(markdown(trials).encode("utf-8"))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(format_table(trials))
     console.print(format_summary(trials), markup=False, highlight=False)

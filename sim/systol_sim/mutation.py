@@ -20,23 +20,38 @@ PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardwar
 """Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile, or the simulator cannot
 be imported or compiled. `SAME`: the RTL's Verilog is that of the unchanged sources."""
 
-MODULES: Mapping[str, tuple[str, ...]] = {
-    RTL: tuple(
-        f"hw/systol_hw/rtl/{name}.py"
-        for name in (
-            "ports", "transfer", "weights", "matrix", "vector", "lanes", "unified_buffer",
-            "accumulators", "frame", "control", "fetch", "tokens", "counters", "array",
-            "multiplier", "vector_walker", "write_buffer", "array_block", "walker", "loops",
-            "head_queue", "decoder", "delay_line", "machine",
-        )
-    ),
-    # The longest stands twice: modules take turns.
-    SIM: tuple(
-        f"sim/systol_sim/{name}.py"
-        for name in ("stepper", "walkers", "values", "instruction_table", "stepper")
-    ),
-}
-"""Where mutants are made: paths below the project's root."""
+_FOLDERS: Mapping[str, str] = {RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim"}
+# No hardware of a machine's own comes from these.
+_NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
+_AXI = "axi"
+# Of the simulator, what decides times and values.
+_SIMULATOR = (
+    "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "streams",
+    "stream_tiles", "stream_rows", "stream_period", "stream_transfers", "stream_vector", "walkers",
+    "taps", "values", "matrix_kernels", "matrix_plan", "matrix_values", "vector_kernels",
+    "transfer_kernels", "instruction_table", "instruction_bounds",
+)
+
+
+def modules(root: Path, target: str) -> tuple[str, ...]:
+    """Where mutants are made: paths below the project's root, which take turns.
+
+    Parameters
+    ----------
+    root
+        The project's checkout.
+    target
+        `RTL`: every module of a machine's hardware; the shims to other buses are not part of one.
+        `SIM`: what decides the simulator's times and values.
+    """
+    folder = _FOLDERS[target]
+    names = sorted(path.stem for path in (root / folder).glob("*.py"))
+    if target == SIM:
+        chosen = [name for name in names if name.startswith(_SIMULATOR)]
+    else:
+        chosen = [n for n in names if n not in _NOT_HARDWARE and not n.startswith(_AXI)]
+    return tuple(f"{folder}/{name}.py" for name in chosen)
+
 
 _COMPARISONS: Mapping[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
@@ -120,24 +135,15 @@ def select(root: Path, target: str, seed: int) -> Iterator[Mutant]:
     Modules take turns, and within a module the kinds of change do: any first part is spread over
     all of both. Equal sources and seeds give equal orders.
     """
-    queues = []
     rng = random.Random(f"{target}/{seed}")
-    paths = list(MODULES[target])
+    paths = list(modules(root, target))
     rng.shuffle(paths)
-    orders: dict[str, Iterator[Mutant]] = {}
-    for path in paths:
-        if path not in orders:
-            source = (root / path).read_text("utf-8")
-            orders[path] = _by_operator(mutants_of(path, target, source), rng)
-        queues.append(orders[path])
-    for turn in itertools.zip_longest(*(_turns(queue) for queue in queues)):
+    queues = [
+        _by_operator(mutants_of(path, target, (root / path).read_text("utf-8")), rng)
+        for path in paths
+    ]
+    for turn in itertools.zip_longest(*queues):
         yield from (mutant for mutant in turn if mutant is not None)
-
-
-def _turns(queue: Iterator[Mutant]) -> Iterator[Mutant]:
-    """A view of an iterator that several places of the rota share."""
-    while (mutant := next(queue, None)) is not None:
-        yield mutant
 
 
 def _by_operator(mutants: Sequence[Mutant], rng: random.Random) -> Iterator[Mutant]:
@@ -267,7 +273,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         domain = ast.unparse(node.target)
-        if domain.startswith("coverage["):
+        if domain.startswith(("coverage[", "m.coverage[")):
             return
         if domain in ("m.d.comb", "m.d.sync"):
             if isinstance(node.value, ast.List):

@@ -19,9 +19,16 @@ def join(clocks: Iterable[Sequence[int]]) -> Clock:
     return [max(column) for column in zip(*clocks, strict=True)]
 
 
-def uses_host_port(instruction: Instruction) -> bool:
-    """Whether a LOAD or STORE instruction uses the host port rather than the weight port."""
-    return "window" in instruction.fields
+QUIET = frozenset(("barrier", "sync_host", "halt"))
+"""Control's operations that wait until every unit is quiet."""
+
+
+def source_of(instruction: Instruction) -> str:
+    """The memory port of a LOAD or STORE instruction, or where a WEIGHTS instruction reads: one of
+    another source starts only when the unit's earlier instructions have ended."""
+    if instruction.unit is Unit.WEIGHTS:
+        return "ub" if instruction.operation.name == "read_weights_ub" else "weight"
+    return "host" if "window" in instruction.fields else "weight"
 
 
 class Ordering:
@@ -41,7 +48,7 @@ class Ordering:
         self._floor: Clock = [0] * len(Unit)
         self._last_start: list[Clock] = [[0] * len(Unit) for _ in Unit]
         self._last_end: list[Clock] = [[0] * len(Unit) for _ in Unit]
-        self._last_port = [False] * len(Unit)
+        self._last_source = [""] * len(Unit)
 
     def candidate(self, instruction: Instruction, sources: Iterable[int] = ()) -> Clock:
         """The start clock of `instruction` if it came next, its tokens coming from the ends of
@@ -49,9 +56,9 @@ class Ordering:
         unit = instruction.unit
         clocks = [self._floor, self._last_start[unit], *(self.end[pc] for pc in sources)]
         switches = (
-            unit in (Unit.LOAD, Unit.STORE)
+            unit in (Unit.LOAD, Unit.STORE, Unit.WEIGHTS)
             and bool(self.members[unit])
-            and self._last_port[unit] != uses_host_port(instruction)
+            and self._last_source[unit] != source_of(instruction)
         )
         if instruction.get("drain") or switches:
             clocks.append(self._last_end[unit])
@@ -63,7 +70,7 @@ class Ordering:
         self.units.append(unit)
         self.place.append(len(self.members[unit]))
         if unit is Unit.CONTROL:
-            if instruction.operation.name in ("barrier", "halt"):
+            if instruction.operation.name in QUIET:
                 ended = [len(members) for members in self.members]
                 ended[Unit.CONTROL] = 0
                 self._floor = ended
@@ -78,7 +85,7 @@ class Ordering:
         self.end.append(end)
         self.members[unit].append(pc)
         self._last_start[unit], self._last_end[unit] = start, end
-        self._last_port[unit] = uses_host_port(instruction)
+        self._last_source[unit] = source_of(instruction)
         return pc
 
     def ends_before(self, earlier: int, start: Clock) -> bool:

@@ -72,7 +72,7 @@ class _Run:
             item = self.program[self.next_pc]
             if item.unit is Unit.CONTROL:
                 quiet = not any(self.queues[u] or self.active[u] is not None for u in UNITS)
-                if item.operation.name in ("barrier", "halt") and not quiet:
+                if item.operation.name in ("barrier", "sync_host", "halt") and not quiet:
                     break
                 if item.operation.name == "halt":
                     self.next_pc = len(self.program)

@@ -13,18 +13,11 @@ from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
 from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES
 from systol_sim.checker import check
-from systol_sim.instruction_table import (
-    KIND,
-    REFUSED,
-    TAG,
-    UNIT,
-    VALUE,
-    InstructionTable,
-    build_table,
-    machine_figures,
-)
+from systol_sim.instruction_columns import KIND, REFUSED, TAG, UNIT, VALUE
+from systol_sim.instruction_table import InstructionTable, build_table
+from systol_sim.places import COVERAGE_NAMES, L_END, L_INTERRUPT, L_START, P_CYCLES, new_machine
 from systol_sim.results import Counters, RunResult
-from systol_sim.stepper import COVERAGE_NAMES, step_program
+from systol_sim.stepper import step_program
 from systol_sim.values import Values, compute_values
 
 
@@ -48,7 +41,7 @@ def run(
     values
         False computes times and counters alone; windows keep their initial contents.
     skip
-        False steps every cycle; the results are the same (a test's concern).
+        False steps every cycle; the results but for `coverage` are the same (a test's concern).
     watchdog_cycles
         Cycles without progress after which the machine faults.
     checked
@@ -89,7 +82,9 @@ def run_timing(
     prepared = _prepare(program)
     key = (skip, watchdog_cycles)
     if key not in prepared.timings:
-        prepared.timings[key] = _step(program, prepared.table, skip, watchdog_cycles)
+        prepared.timings[key] = step(
+            program, prepared.table, skip=skip, watchdog_cycles=watchdog_cycles
+        )
     timed = prepared.timings[key]
     assert timed.counters is not None and timed.times is not None
     return dataclasses.replace(
@@ -114,7 +109,7 @@ class _Prepared:
     tags
         The debug tag of each instruction of a program that decodes: int64 (instructions,).
     timings
-        Results of `_step` by its last two arguments.
+        Results of `step` by its last two arguments.
     """
 
     table: InstructionTable
@@ -140,38 +135,36 @@ def _prepare(program: Program) -> _Prepared:
     return prepared
 
 
-def _step(
-    program: Program, table: InstructionTable, skip: bool, watchdog_cycles: int
+def step(
+    program: Program,
+    table: InstructionTable,
+    *,
+    skip: bool = True,
+    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
 ) -> RunResult:
+    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`."""
     count = len(table.rows)
-    counters = Counters.zero()
-    times = np.full((count, 2), -1, np.int64)
-    interrupts = np.zeros(max(count, 1), np.int64)
-    coverage = np.zeros(len(COVERAGE_NAMES), np.int64)
-    out = np.zeros(5, np.int64)
-    window_bytes = np.zeros(16, np.int64)
-    window_bytes[: len(program.windows)] = [w.size_bytes for w in program.windows]
-    step_program(
-        table.rows, table.order, machine_figures(program.arch), window_bytes,
-        program.weight_memory_bytes, program.code_address, watchdog_cycles, skip,
-        counters.states, counters.amounts, counters.scalars, times, interrupts, coverage, out,
-    )
+    machine = new_machine(program, count, watchdog_cycles)
+    log = np.full((count + 1, 4), -1, np.int64)
+    step_program(machine, table.rows, table.order, log, skip)
+    m = machine[0]
     fault = None
-    if out[1]:
+    if m["fault_cause"]:
         fault = Fault(
-            cause=FaultCause(int(out[1])),
-            unit=Unit(int(out[2])),
-            pc=int(out[3]),
-            cycle=int(out[0]) - 1,
+            cause=FaultCause(int(m["fault_cause"])),
+            unit=Unit(int(m["fault_unit"])),
+            pc=int(m["fault_pc"]),
+            cycle=int(m["scalars"][P_CYCLES]) - 1,
         )
     return RunResult(
         arch=program.arch,
         fault=fault,
         windows=[],
-        counters=counters,
-        times=times,
-        interrupts=[int(value) for value in interrupts[: out[4]]],
-        coverage={name: int(n) for name, n in zip(COVERAGE_NAMES, coverage, strict=True)},
+        counters=Counters(states=m["states"], amounts=m["amounts"], scalars=m["scalars"]),
+        times=log[:count, [L_START, L_END]],
+        interrupts=log[: m["interrupt_count"], L_INTERRUPT].tolist(),
+        status=int(m["status"]),
+        coverage=dict(zip(COVERAGE_NAMES, m["coverage"].tolist(), strict=True)),
     )
 
 

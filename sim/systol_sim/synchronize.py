@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 
 from systol_hw.arch import Arch
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction, mask_of_units
-from systol_sim.footprint import Footprint, footprint
+from systol_sim.footprint import Footprint, footprints
 from systol_sim.hazards import Hazards
 from systol_sim.ordering import Ordering, Tokens
 from systol_sim.progress import tile_count
@@ -20,7 +21,8 @@ def strip(program: Iterable[Instruction]) -> list[Instruction]:
 def _with(item: Instruction, **values: int) -> Instruction:
     if item.unit is Unit.CONTROL:
         return item
-    return instruction(item.operation, **{**item.fields, **values})
+    # The other fields have been checked; masks and the drain bit are made here and fit.
+    return Instruction(item.operation, MappingProxyType({**item.fields, **values}))
 
 
 def synchronize(
@@ -58,7 +60,7 @@ class _Synchronizer:
                  redundancy: float) -> None:
         self.arch, self.rng, self.redundancy = arch, rng, redundancy
         self.items = list(program)
-        self.footprints: list[Footprint] = [footprint(item, arch) for item in program]
+        self.footprints: list[Footprint] = footprints(program, arch)
         self.hazards = Hazards(self.footprints)
         self.ordering, self.tokens = Ordering(), Tokens()
         self.out: list[Instruction] = []

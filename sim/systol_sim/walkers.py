@@ -1,4 +1,4 @@
-"""The loops of each unit's instructions, one access at a time, for the compiled stepper.
+"""The loops of transfers, tiles and matrix rows, one access at a time, for the compiled stepper.
 
 A walker is a row `w` of int64 that belongs to a unit. `start_*` sets it to the first access of the
 instruction in table row `row`; `advance_*` moves it to the next and returns True after the last.
@@ -7,28 +7,21 @@ Addresses are modulo 2**32 (docs/timing.md 1.3).
 
 from numba import njit
 
-from systol_sim.instruction_table import FILL, FIRST, KIND, REQUANTIZE
+from systol_sim.instruction_columns import FIRST
+from systol_sim.places import MASK
 
-MASK = 0xFFFFFFFF
 F = FIRST
 
 # Transfers (LOAD, STORE): walker places.
 T_INNER, T_OUTER, T_DONE, T_MEMORY, T_UB, T_MEMORY_OUTER, T_UB_OUTER = range(7)
-# Tiles (WEIGHTS).
+# Tiles (WEIGHTS). A tile has W_LINES lines of W_LINE bytes.
 W_N, W_OUTER, W_INNER, W_ROW, W_DONE, W_ADDRESS, W_TILE, W_OUTER_BASE, W_N_BASE = range(9)
-W_K_LIVE, W_N_LIVE = 9, 10
+W_LINES, W_LINE, W_N_LIVE = 9, 10, 11
 # Rows (MATRIX).
 M_N, M_K0, M_K1, M_K2, M_Y, M_X = range(6)
 M_A_N, M_A_K0, M_A_K1, M_A_K2, M_A_Y, M_A_X = range(6, 12)
 M_P_N, M_P_K1, M_P_K2, M_P_X = range(12, 16)
 M_LINE_K0, M_LINE_Y, M_ACC_N, M_ACC = range(16, 20)
-# Taps (VECTOR).
-V_N, V_Y, V_X, V_KY, V_KX, V_PARAMETER = range(6)
-V_A_N, V_A_Y, V_A_X, V_A_KY, V_A_KX = range(6, 11)
-V_O_N, V_O_Y, V_O_X = range(11, 14)
-V_LINE_Y, V_LINE_KY, V_COL_X, V_COL_KX = range(14, 18)
-V_PARAMETER_BASE = 18
-WALKER_PLACES = 24
 
 
 @njit(cache=True)
@@ -75,19 +68,22 @@ def start_tiles(row, w, rows, columns):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def tile_sizes(row, w, rows, columns):  # type: ignore[no-untyped-def]
-    """Live rows and columns of the tile that the walker is at."""
-    w[W_K_LIVE] = row[F + 8] if w[W_INNER] == row[F + 4] - 1 else rows
-    w[W_N_LIVE] = row[F + 9] if w[W_N] == row[F + 2] - 1 else columns
+    """Lines of the tile that the walker is at, bytes of a line, live columns."""
+    k_live = row[F + 8] if w[W_INNER] == row[F + 4] - 1 else rows
+    n_live = row[F + 9] if w[W_N] == row[F + 2] - 1 else columns
+    w[W_N_LIVE] = n_live
+    w[W_LINES] = n_live if row[F + 10] else k_live
+    w[W_LINE] = k_live if row[F + 10] else n_live
 
 
 @njit(cache=True)
 def advance_tiles(row, w, live, rows, columns):  # type: ignore[no-untyped-def]
     w[W_DONE] += live
-    if w[W_DONE] < w[W_N_LIVE]:
+    if w[W_DONE] < w[W_LINE]:
         return False
     w[W_DONE] = 0
     w[W_ROW] += 1
-    if w[W_ROW] < w[W_K_LIVE]:
+    if w[W_ROW] < w[W_LINES]:
         w[W_ADDRESS] = (w[W_ADDRESS] + row[F + 1]) & MASK
         return False
     w[W_ROW] = 0
@@ -175,90 +171,3 @@ def matrix_row(row, w, rows):  # type: ignore[no-untyped-def]
         row[F] + w[M_A_N] + w[M_A_K0] + w[M_A_K1] + w[M_A_K2] + w[M_A_Y] + w[M_A_X] + low
     ) & MASK
     return live, address, high - low, accumulator
-
-
-@njit(cache=True)
-def start_taps(row, w):  # type: ignore[no-untyped-def]
-    for place in range(19):
-        w[place] = 0
-    if row[KIND] != REQUANTIZE:
-        w[V_PARAMETER] = -1
-
-
-@njit(cache=True)
-def advance_taps(row, w, columns):  # type: ignore[no-untyped-def]
-    w[V_KX] += 1
-    if w[V_KX] < row[F + 16]:
-        w[V_A_KX] += row[F + 6]
-        w[V_COL_KX] += row[F + 14]
-        return False
-    w[V_KX] = w[V_A_KX] = w[V_COL_KX] = 0
-    w[V_KY] += 1
-    if w[V_KY] < row[F + 15]:
-        w[V_A_KY] += row[F + 5]
-        w[V_LINE_KY] += row[F + 13]
-        return False
-    w[V_KY] = w[V_A_KY] = w[V_LINE_KY] = 0
-    w[V_X] += 1
-    if w[V_X] < row[F + 18]:
-        w[V_A_X] += row[F + 4]
-        w[V_O_X] += row[F + 24]
-        w[V_COL_X] += row[F + 12]
-        return False
-    w[V_X] = w[V_A_X] = w[V_O_X] = w[V_COL_X] = 0
-    w[V_Y] += 1
-    if w[V_Y] < row[F + 17]:
-        w[V_A_Y] += row[F + 3]
-        w[V_O_Y] += row[F + 23]
-        w[V_LINE_Y] += row[F + 11]
-        return False
-    w[V_Y] = w[V_A_Y] = w[V_O_Y] = w[V_LINE_Y] = 0
-    w[V_N] += 1
-    w[V_A_N] += row[F + 2]
-    w[V_O_N] += row[F + 22]
-    w[V_PARAMETER_BASE] += 8 * columns
-    if row[KIND] == REQUANTIZE:
-        w[V_PARAMETER] = 0
-    return w[V_N] >= row[F + 19]
-
-
-@njit(cache=True)
-def tap_inside(row, w):  # type: ignore[no-untyped-def]
-    """Whether the current tap makes an access (7.3)."""
-    if row[KIND] == FILL:
-        return False
-    line = row[F + 7] + w[V_LINE_Y] + w[V_LINE_KY]
-    column = row[F + 8] + w[V_COL_X] + w[V_COL_KX]
-    return 0 <= line < row[F + 9] and 0 <= column < row[F + 10]
-
-
-@njit(cache=True)
-def tap_is_last(row, w):  # type: ignore[no-untyped-def]
-    """Whether the current tap is the last of its output row."""
-    return w[V_KX] == row[F + 16] - 1 and w[V_KY] == row[F + 15] - 1
-
-
-@njit(cache=True)
-def tap_address(row, w):  # type: ignore[no-untyped-def]
-    """Byte address or accumulator row of the current tap."""
-    return (row[F + 1] + w[V_A_N] + w[V_A_Y] + w[V_A_X] + w[V_A_KY] + w[V_A_KX]) & MASK
-
-
-@njit(cache=True)
-def out_address(row, w):  # type: ignore[no-untyped-def]
-    """First byte of the current output row."""
-    return (row[F + 21] + w[V_O_N] + w[V_O_Y] + w[V_O_X]) & MASK
-
-
-@njit(cache=True)
-def group_live(row, w, columns):  # type: ignore[no-untyped-def]
-    """Live channels of the current group."""
-    return row[F + 20] if w[V_N] == row[F + 19] - 1 else columns
-
-
-@njit(cache=True)
-def parameter_read(row, w, live, width):  # type: ignore[no-untyped-def]
-    """(address, bytes) of the current parameter read."""
-    offset = w[V_PARAMETER] * width
-    address = (row[F + 25] + w[V_PARAMETER_BASE] + offset) & MASK
-    return address, min(width, 8 * live - offset)

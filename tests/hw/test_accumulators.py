@@ -9,7 +9,6 @@ from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.rtl.accumulators import Accumulators
-from systol_hw.rtl.interfaces import array_sum_bits
 
 NANO = PRESETS["nano"]
 MACHINES = {
@@ -25,35 +24,42 @@ def wrap(value: int) -> int:
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("rows_used", [1, 2, None], ids=["one row", "two rows", "all rows"])
-def test_random_traffic(machine: str, rows_used: int | None) -> None:
+@pytest.mark.parametrize("shifts", [(0,), (0, 1, 2)], ids=["unshifted", "all shifts"])
+def test_random_traffic(machine: str, rows_used: int | None, shifts: tuple[int, ...]) -> None:
     arch = MACHINES[machine]
-    rng = random.Random(f"{machine} {rows_used}")
-    overflowed = run(arch, rng, rows_used)
-    # The limits are within reach where sums are wide.
-    assert overflowed or arch.rows < 256
+    rng = random.Random(f"{machine} {rows_used} {shifts}")
+    added, beyond = run(arch, rng, rows_used, shifts)
+    # The limits are within reach where sums are wide or shifted.
+    assert added or (arch.rows < 256 and len(shifts) == 1)
+    assert bool(beyond) == (len(shifts) > 1)
 
 
-def run(arch: Arch, rng: random.Random, rows_used: int | None) -> int:
-    """Claims of random rows, many of them the same again; returns the number of overflows."""
+def run(
+    arch: Arch, rng: random.Random, rows_used: int | None, shifts: tuple[int, ...]
+) -> tuple[int, int]:
+    """Claims of random rows, many of them the same again.
+
+    Returns the number of overflows of sums that 32 bits hold, and of sums that they do not.
+    """
     columns, rows = arch.columns, arch.accumulator_rows
     half = rows // 2
-    bits = array_sum_bits(arch)
-    top = (1 << (bits - 1)) - 1
+    top = arch.rows * 128 * 128  # a sum of the array lies in -top..top
     used = rng.sample(range(rows), rows_used) if rows_used else list(range(rows))
     dut = Accumulators(arch)
     state: dict[int, list[int]] = {}
     last_claim = dict.fromkeys(range(rows), -9)
-    overflowed = 0
+    overflowed = [0, 0]
 
     async def claim(ctx: Any, row: int, accumulate: bool, sums: list[int]) -> None:
+        """`sums` are exact, of more than 32 bits where they are shifted."""
         ctx.set(dut.matrix.valid, 1)
         ctx.set(dut.matrix.row, row)
         ctx.set(dut.matrix.accumulate, accumulate)
         for column in range(columns):
-            ctx.set(dut.matrix.sums[column], sums[column])
+            ctx.set(dut.matrix.sums[column], wrap(sums[column]))
+            ctx.set(dut.matrix.beyond[column], wrap(sums[column]) != sums[column])
 
     async def bench(ctx: Any) -> None:
-        nonlocal overflowed
         expected_overflows: int | None = None
         expected_read: list[int] | None = None
         for cycle in range(500):
@@ -72,10 +78,12 @@ def run(arch: Arch, rng: random.Random, rows_used: int | None) -> int:
                 # The second half sets rows as well; in the first they pass their limits.
                 accumulate = row in state and (cycle < 250 or rng.random() < 0.9)
                 if cycle % 100 < 80:
-                    away = top if state.get(row, [0])[0] >= 0 else -top - 1
+                    away = top if state.get(row, [0])[0] >= 0 else -top
                     sums = [rng.choice([away, away, rng.randint(-top, top)])] * columns
                 else:
-                    sums = [rng.randint(-top - 1, top) for _ in range(columns)]
+                    sums = [rng.randint(-top, top) for _ in range(columns)]
+                scale = 256 ** rng.choice(shifts)
+                sums = [value * scale for value in sums]
                 await claim(ctx, row, accumulate, sums)
             else:
                 ctx.set(dut.matrix.valid, 0)
@@ -98,18 +106,24 @@ def run(arch: Arch, rng: random.Random, rows_used: int | None) -> int:
 
             if matrix:
                 old = state[row] if accumulate else [0] * columns
-                exact = [a + b for a, b in zip(old, sums, strict=True)]
-                state[row] = [wrap(value) for value in exact]
-                expected_overflows = sum(wrap(value) != value for value in exact)
-                overflowed += expected_overflows
+                pairs = list(zip(old, sums, strict=True))
+                state[row] = [wrap(base + t) for base, t in pairs]
+                beyond = sum(wrap(t) != t for t in sums)
+                added = sum(
+                    wrap(t) == t and wrap(base + t) != base + t for base, t in pairs
+                )
+                # Beyond and wrapped together is one overflow, as numerics.md, 2 says.
+                expected_overflows = beyond + added
+                overflowed[0] += added
+                overflowed[1] += beyond
                 last_claim[row] = cycle
             await ctx.tick()
 
     async def start_near_the_limits(ctx: Any) -> None:
         """Where 300 additions come near, rows begin near a limit."""
         for row in used if arch.rows == 256 else ():
-            value = rng.choice([top, -top - 1])
-            turns = (1 << 31) // (top + 1) - 2
+            value = rng.choice([top, -top])
+            turns = (1 << 31) // top - 2
             for turn in range(turns):
                 await claim(ctx, row, turn > 0, [value] * columns)
                 await ctx.tick()
@@ -122,4 +136,4 @@ def run(arch: Arch, rng: random.Random, rows_used: int | None) -> int:
     simulator.add_clock(1e-6)
     simulator.add_testbench(start_near_the_limits)
     simulator.run()
-    return overflowed
+    return overflowed[0], overflowed[1]

@@ -27,7 +27,7 @@ class Queued:
     wait: int
     signal: int
     drain: bool
-    host: bool
+    second: bool  # uses the second of the unit's two ports or sources
     pc: int
     tag: int
 
@@ -44,20 +44,21 @@ def random_instruction(rng: random.Random, unit: Unit, pc: int) -> Queued:
         wait=wait,
         signal=signal,
         drain=drain,
-        host=any(field.name == "window" for field in operation.fields),
+        second="host" in operation.name or operation.name == "read_weights_ub",
         pc=pc,
         tag=rng.randrange(16),
     )
 
 
 def expected_start_state(
-    head: Queued, unit: Unit, available: int, flight: int, limit: int, last_host: bool, ready: bool
+    head: Queued, unit: Unit, available: int, flight: int, limit: int, last_second: bool,
+    ready: bool,
 ) -> str:
     for producer in TOKEN_UNITS:
         bit = 1 << (producer - 1)
         if head.wait & bit and not available & bit:
             return f"wait_{producer.name.lower()}"
-    other_port = unit in (Unit.LOAD, Unit.STORE) and head.host != last_host
+    other_port = head.second != last_second
     if flight and (head.drain or other_port):
         return "wait_drain"
     if flight == limit:
@@ -108,10 +109,10 @@ def test_frame(unit: Unit) -> None:
             if active is not None:
                 state, tag = names.get(ENGINE_STATE, "engine"), active.tag
             elif queue:
-                last_host = bool(last and last.host)
+                last_second = bool(last and last.second)
                 state = expected_start_state(
                     queue[0], unit, available, len(flight), arch.inflight_instructions,
-                    last_host, ready,
+                    last_second, ready,
                 )
                 tag, starts = queue[0].tag, state == "start"
             elif flight:

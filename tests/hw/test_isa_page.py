@@ -32,7 +32,7 @@ def test_every_fault_is_explained() -> None:
 
 def test_bounds_are_written_as_people_write_them() -> None:
     text = isa_page()
-    assert "| `memory_address` | 32..63 | unsigned | 0..2^32-1 |" in text
+    assert "| `memory_address` | 19..50 | unsigned | 0..2^32-1 |" in text
     assert "| -2^31..2^31-1 |" in text
     assert "| 1..`rows` |" in text
 

@@ -42,6 +42,11 @@ def signed32(value: int) -> int:
     return ((value + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
+def wrap(value: int) -> int:
+    """numerics.md's wrap32."""
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
 def rows_of(i: Instruction, arch: Arch) -> Iterator[Row]:
     """Every row of a matmul, with multiplications."""
     loops = [range(i[f"{name}_count"]) for name in ("n", "k0", "k1", "k2", "y", "x")]
@@ -85,6 +90,8 @@ def random_matmul(rng: np.random.Generator, arch: Arch) -> Instruction:
         i = instruction(
             "matmul",
             accumulate=small(0, 1),
+            unsigned_activations=small(0, 1),
+            accumulate_shift=small(0, 2),
             pad_value=small(-128, 127),
             ub_address=small(300, 6000),
             p_start=small(-2 * arch.rows, stretch),
@@ -144,15 +151,18 @@ class Bench:
     async def _bench(self, ctx, dut) -> None:  # type: ignore[no-untyped-def]
         arch, rng = self.arch, np.random.default_rng(self.seed)
         rows, columns, latency = arch.rows, arch.columns, arch.matrix_latency_cycles
+        # Some stretches at the limits, and some such tiles: their shifted sums pass 32 bits.
         memory = rng.integers(-128, 128, arch.ub_bytes)
+        stretches = rng.integers(0, 3, arch.ub_bytes // 32).repeat(32)
+        memory = np.choose(stretches, [memory, -128, 127])
         queue = list(self.program)
         work: list[Row] = []
-        pad = 0
+        loaded: Instruction | None = None  # the active instruction
         tile, tile_columns = np.zeros((rows, columns), int), 0
         plane, plane_columns, full_from = np.zeros((rows, columns), int), 0, -1
         plane_state = "empty"
         shifts: dict[int, np.ndarray] = {}
-        claims: dict[int, tuple[int, bool, np.ndarray, bool]] = {}
+        claims: dict[int, tuple[int, bool, list[int], bool]] = {}
         read: tuple[int, int] | None = None
         active, t = False, 0
         while queue or work or any(cycle + 1 >= t for cycle in claims):
@@ -211,11 +221,17 @@ class Bench:
                 assert ctx.get(dut.engine.last) == row.last
                 useful = row.live * tile_columns
                 padding = (row.live - row.length) * tile_columns
+                assert loaded is not None
                 activations = np.zeros(rows, int)
-                activations[: row.live] = pad
+                activations[: row.live] = loaded["pad_value"]
                 span = slice(row.skipped, row.skipped + row.length)
-                activations[span] = memory[row.address : row.address + row.length]
-                claims[t + latency] = (row.row, row.accumulate, activations @ tile, row.last)
+                inside = memory[row.address : row.address + row.length]
+                if loaded["unsigned_activations"]:
+                    inside = inside % 256 - 128
+                activations[span] = inside
+                weight = 256 ** loaded["accumulate_shift"]
+                sums = [int(v) * weight for v in activations @ tile]
+                claims[t + latency] = (row.row, row.accumulate, sums, row.last)
                 self.seen.add("straddle" if 0 < row.length < row.live else "whole")
                 if row.length:
                     read = (row.address, row.length)
@@ -228,7 +244,10 @@ class Bench:
                 expected_row, accumulate, sums, _ = claims[t]
                 assert ctx.get(port.row) == expected_row
                 assert ctx.get(port.accumulate) == accumulate
-                assert [ctx.get(port.sums[c]) for c in range(columns)] == sums.tolist()
+                assert [ctx.get(port.sums[c]) for c in range(columns)] == [wrap(v) for v in sums]
+                beyond = [v != wrap(v) for v in sums]
+                assert [bool(ctx.get(port.beyond[c])) for c in range(columns)] == beyond
+                self.seen |= {"beyond"} if any(beyond) else set()
             done = t - 1 in claims
             overflows = int(rng.integers(0, columns + 1))
             ctx.set(port.done, done)
@@ -244,13 +263,15 @@ class Bench:
                 plane_state, full_from = "shifting", t + rows
                 plane_columns = int(rng.integers(1, columns + 1))
                 plane = rng.integers(-128, 128, (rows, columns))
+                if rng.random() < 0.4:
+                    plane[:] = -128
                 plane[:, plane_columns:] = 0
                 for k in range(rows):
                     shifts[t + 2 + k] = plane[rows - 1 - k]
             if start:
                 self.starts.append(t)
-                pad = queue[0]["pad_value"]
-                work = list(rows_of(queue.pop(0), arch))
+                loaded = queue.pop(0)
+                work = list(rows_of(loaded, arch))
                 active = True
             if issue:
                 work.pop(0)
@@ -265,9 +286,13 @@ def test_random_programs(machine: str, seed: int) -> None:
     arch = MACHINES[machine]
     rng = np.random.default_rng([seed, arch.rows, arch.columns])
     program = [random_matmul(rng, arch) for _ in range(8)]
+    program.append(
+        instruction("matmul", accumulate_shift=2, k2_count=4, k_last=arch.rows, x_count=9,
+                    x_step=32, ub_address=2000, p_limit=300)
+    )
     bench = Bench(arch=arch, program=program, seed=seed, packed=bool(seed % 2))
     bench.run()
-    assert {"busy", "wait_bank", "wait_shift", "straddle", "whole"} <= bench.seen
+    assert {"busy", "wait_bank", "wait_shift", "straddle", "whole", "beyond"} <= bench.seen
     assert len(bench.ends) == len(program)
 
 

@@ -36,7 +36,16 @@ MACHINES = {
     "64 and 16": with_ports(64, 16, columns=64, burst_bytes=128, ub_banks=2),
 }
 WEIGHT_BYTES = 3000
-WINDOW_BYTES = [0, 700, 4096, 1 << 31, 1, 2048, 0, 0]
+WINDOW_BYTES = [0, 700, 4096, 1 << 31, 1, 2048, 0, 0, 0, 2048, 3000, 900, 0, 1 << 31, 0, 0]
+"""The alternate set's windows differ from those of the same number in the primary one."""
+LOADS = ("read_host", "read_weight_memory", "read_host_alternate")
+STORES = ("write_host", "write_weight_memory", "write_host_alternate")
+
+
+def window_of(transfer: Instruction) -> int:
+    """The window among all, of a transfer with the host."""
+    window: int = transfer["window"]
+    return window + (8 if transfer.operation.name.endswith("_alternate") else 0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ def out_of_range(arch: Arch, beat: Beat, size: int) -> bool:
 
 def random_transfer(rng: random.Random, arch: Arch, name: str, *, legal: bool) -> Instruction:
     """A transfer of at most some hundred beats; a `legal` one stays in range."""
-    on_host = name.endswith("host")
+    on_host = "host" in name
     while True:
         fields = {
             "memory_address": rng.randrange(WEIGHT_BYTES + 50),
@@ -107,7 +116,7 @@ def random_transfer(rng: random.Random, arch: Arch, name: str, *, legal: bool) -
         transfer = instruction(name, **fields)
         width = (arch.host_port if on_host else arch.weight_port).width_bytes
         beats = list(beats_of(arch, transfer, width))
-        size = WINDOW_BYTES[fields["window"]] if on_host else WEIGHT_BYTES
+        size = WINDOW_BYTES[window_of(transfer)] if on_host else WEIGHT_BYTES
         if len(beats) < 300 and legal != any(out_of_range(arch, b, size) for b in beats):
             return transfer
 
@@ -120,8 +129,8 @@ def configure(ctx: Any, dut: Any) -> None:
 
 def details(transfer: Instruction, dut: Any, arch: Arch) -> tuple[Any, Any, int, int, int]:
     """Its port and the other one, the beat's width, the memory's size, the window."""
-    if transfer.operation.name.endswith("host"):
-        window = transfer["window"]
+    if "host" in transfer.operation.name:
+        window = window_of(transfer)
         return dut.host, dut.weight, arch.host_port.width_bytes, WINDOW_BYTES[window], window
     return dut.weight, dut.host, arch.weight_port.width_bytes, WEIGHT_BYTES, 0
 
@@ -154,9 +163,9 @@ def test_load_makes_the_beats_of_the_page(machine: str, readiness: float) -> Non
 
     async def bench(ctx: Any) -> None:
         configure(ctx, dut)
-        for number in range(12):
-            name = ("read_host", "read_weight_memory")[number % 2]
-            legal = number < 9
+        for number in range(15):
+            name = LOADS[number % 3]
+            legal = number < 12
             transfer = random_transfer(rng, arch, name, legal=legal)
             port, other, width, size, window = details(transfer, dut, arch)
             await start(ctx, dut, transfer)
@@ -296,8 +305,8 @@ def test_store_buffers_and_presents_as_the_page_says(machine: str, readiness: fl
 
     async def bench(ctx: Any) -> None:
         configure(ctx, dut)
-        for number in range(8):
-            name = ("write_host", "write_weight_memory")[number // 3 % 2]
+        for number in range(9):
+            name = STORES[number // 3]
             await run(ctx, random_transfer(rng, arch, name, legal=True))
 
     simulate(dut, bench)
@@ -306,7 +315,7 @@ def test_store_buffers_and_presents_as_the_page_says(machine: str, readiness: fl
     assert fullest == (depth if readiness < 1 else min(2, depth))
 
 
-@pytest.mark.parametrize("name", ["write_host", "write_weight_memory"])
+@pytest.mark.parametrize("name", STORES)
 def test_store_checks_addresses_like_load(name: str) -> None:
     arch = MACHINES["8 and 2"]
     rng = random.Random(name)

@@ -141,6 +141,16 @@ def test_random_traffic(machine: str, density: float) -> None:
     assert crossings or arch.ub_banks == 1 or density > 0.5
 
 
+def test_ranks_and_lengths_are_those_of_the_page() -> None:
+    """4.2's order, and the longest access of each unit by sections 6 and 7."""
+    assert READ_RANKS == ("store", "weights", "matrix", "vector_a", "vector_b")
+    assert WRITE_RANKS == ("load", "vector")
+    arch = MACHINES["12x6"]
+    longest = UnifiedBuffer(arch).port_bytes
+    # A line of a tile is one of its rows or one of its columns.
+    assert longest["weights"] == 12 and longest["matrix"] == 12 and longest["vector_a"] == 6
+
+
 def test_every_byte_address_and_length() -> None:
     """Each write of every length at every address changes exactly its bytes."""
     arch = replace(NANO, ub_bytes=64, ub_banks=2)

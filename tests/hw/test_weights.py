@@ -15,7 +15,7 @@ from systol_hw.isa import Instruction, encode, instruction
 from systol_hw.rtl.weights import WeightsEngine
 
 NANO = PRESETS["nano"]
-BUSY, WAIT_PORT, WAIT_FIFO = 1, 10, 12
+BUSY, WAIT_PORT, WAIT_BANK, WAIT_FIFO = 1, 10, 11, 12
 LATENCY = 8
 
 
@@ -35,13 +35,12 @@ MACHINES = {
 
 
 @dataclass(frozen=True)
-class Beat:
-    """A beat of a tile: its bytes go to `row` from `column` on."""
+class Access:
+    """An access of a tile: `live` bytes of the source from `address` on."""
 
+    from_buffer: bool
     address: int
     live: int
-    row: int
-    column: int
     burst_last: bool
     first: bool
     tile_last: bool
@@ -50,20 +49,20 @@ class Beat:
 
 @dataclass(frozen=True)
 class Tile:
-    rows: int
     columns: int
     bytes: tuple[tuple[int, ...], ...]  # (R, C), zero where dead
-    beats: tuple[Beat, ...]
+    accesses: tuple[Access, ...]
 
 
-def byte_at(address: int) -> int:
-    """Weight memory's contents, signed."""
-    return (address * 2654435761 >> 7) % 256 - 128
+def byte_at(from_buffer: bool, address: int) -> int:
+    """The sources' contents, signed."""
+    return ((address + 77 * from_buffer) * 2654435761 >> 7) % 256 - 128
 
 
 def tiles_of(arch: Arch, load: Instruction) -> Iterator[Tile]:
-    """The tiles of `read_weights`, by its definition, and their beats by 3.2."""
+    """The tiles of a Weights instruction, by its definition, and their accesses by 3.2 and 6.3."""
     width = arch.weight_port.width_bytes
+    from_buffer = load.operation.name == "read_weights_ub"
     counts = load["n_count"], load["outer_count"], load["inner_count"]
     for n in range(counts[0]):
         for o in range(counts[1]):
@@ -73,63 +72,94 @@ def tiles_of(arch: Arch, load: Instruction) -> Iterator[Tile]:
                 final = (n, o, i) == tuple(count - 1 for count in counts)
                 origin = (load["address"] + n * load["n_stride"] + o * load["outer_stride"]
                           + i * load["inner_stride"])
-                beats: list[Beat] = []
-                contents: list[tuple[int, ...]] = []
-                for r in range(rows):
-                    address = origin + r * load["row_pitch"]
-                    row = [byte_at(address + c) for c in range(columns)]
-                    contents.append((*row, *(arch.columns - columns) * (0,)))
-                    column = 0
-                    while column < columns:
-                        live = min(width - (address + column) % width, columns - column)
-                        end = column + live == columns
-                        next_word = (address + column) // width * width + width
-                        beats.append(
-                            Beat(
-                                address=address + column,
+                r_step, c_step = load["row_pitch"], 1
+                if load["transpose"]:
+                    r_step, c_step = c_step, r_step
+                contents = tuple(
+                    tuple(
+                        byte_at(from_buffer, origin + r * r_step + c * c_step)
+                        if r < rows and c < columns else 0
+                        for c in range(arch.columns)
+                    )
+                    for r in range(arch.rows)
+                )
+                lines, length = (columns, rows) if load["transpose"] else (rows, columns)
+                accesses: list[Access] = []
+                for line in range(lines):
+                    address = origin + line * load["row_pitch"]
+                    line_end = address + length
+                    while address < line_end:
+                        word_end = address // width * width + width
+                        live = line_end - address
+                        if not from_buffer:
+                            live = min(live, word_end - address)
+                        end = address + live == line_end
+                        accesses.append(
+                            Access(
+                                from_buffer=from_buffer,
+                                address=address,
                                 live=live,
-                                row=r,
-                                column=column,
-                                burst_last=end or next_word % arch.burst_bytes == 0,
-                                first=not beats,
-                                tile_last=end and r == rows - 1,
-                                last=end and r == rows - 1 and final,
+                                burst_last=end or word_end % arch.burst_bytes == 0,
+                                first=not accesses,
+                                tile_last=end and line == lines - 1,
+                                last=end and line == lines - 1 and final,
                             )
                         )
-                        column += live
-                dead = (arch.rows - rows) * (arch.columns * (0,),)
-                yield Tile(rows, columns, (*contents, *dead), tuple(beats))
+                        address += live
+                yield Tile(columns, contents, tuple(accesses))
 
 
-def random_load(rng: random.Random, arch: Arch) -> Instruction:
-    return instruction(
-        "read_weights",
-        address=rng.randrange(20_000, 30_000),
-        row_pitch=rng.choice([arch.columns, rng.randrange(200)]),
-        n_count=rng.choice([1, 2, 3]),
-        outer_count=rng.choice([1, 2]),
-        inner_count=rng.choice([1, 2, 3]),
-        n_stride=rng.randint(-3000, 3000),
-        outer_stride=rng.randint(-3000, 3000),
-        inner_stride=rng.randint(-3000, 3000),
-        k_last=rng.choice([1, arch.rows, rng.randint(1, arch.rows)]),
-        n_last=rng.choice([1, arch.columns, rng.randint(1, arch.columns)]),
+def fits(arch: Arch, load: Instruction, size: int) -> bool:
+    """Whether all live bytes exist, in weight memory of `size` bytes."""
+    limit = arch.ub_bytes if load.operation.name == "read_weights_ub" else size
+    return all(
+        0 <= access.address and access.address + access.live <= limit
+        for tile in tiles_of(arch, load)
+        for access in tile.accesses
     )
+
+
+def random_load(
+    rng: random.Random, arch: Arch, name: str = "read_weights", *, legal: bool = True
+) -> Instruction:
+    """A few tiles of random sizes and places; a `legal` load of the unified buffer stays in it."""
+    from_buffer = name == "read_weights_ub"
+    reach = arch.ub_bytes // 5 if from_buffer else 3000
+    while True:
+        load = instruction(
+            name,
+            transpose=rng.getrandbits(1),
+            address=rng.randrange(arch.ub_bytes) if from_buffer else rng.randrange(20_000, 30_000),
+            row_pitch=rng.choice([arch.columns, arch.rows, 1, rng.randrange(40 + reach // 15)]),
+            n_count=rng.choice([1, 2, 3]),
+            outer_count=rng.choice([1, 2]),
+            inner_count=rng.choice([1, 2, 3]),
+            n_stride=rng.randint(-reach, reach),
+            outer_stride=rng.randint(-reach, reach),
+            inner_stride=rng.randint(-reach, reach),
+            k_last=rng.choice([1, arch.rows, rng.randint(1, arch.rows)]),
+            n_last=rng.choice([1, arch.columns, rng.randint(1, arch.columns)]),
+        )
+        if not legal or fits(arch, load, 1 << 31):
+            return load
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("readiness, hunger", [(1.0, 1.0), (0.6, 0.05), (1.0, 0.3)])
 def test_every_cycle(machine: str, readiness: float, hunger: float) -> None:
-    """Beats, slots, shifts and the rows that reach the array, cycle by cycle.
+    """Accesses, slots, shifts and the rows that reach the array, cycle by cycle.
 
-    `readiness` is the chance that the port grants, `hunger` that the matrix unit takes a full
-    plane; at 1 it takes it in its first cycle, so shifts follow each other without a gap.
+    Instructions of both sources stand in random order, one behind the other. `readiness` is the
+    chance that the port or the buffer grants, `hunger` that the matrix unit takes a full plane; at
+    1 it takes it in its first cycle, so shifts follow each other without a gap.
     """
     arch = MACHINES[machine]
     rows, slots = arch.rows, arch.weight_fifo_tiles
     width = arch.weight_port.width_bytes
     rng = random.Random(f"{machine} {readiness} {hunger}")
-    loads = [random_load(rng, arch) for _ in range(4)]
+    names = ["read_weights", "read_weights_ub"] * 3
+    rng.shuffle(names)
+    loads = [random_load(rng, arch, name) for name in names]
     dut = WeightsEngine(arch)
     states_seen = set()
     gapless = 0
@@ -140,8 +170,10 @@ def test_every_cycle(machine: str, readiness: float, hunger: float) -> None:
         to_start = deque(loads)
         to_end = deque(loads)
         tiles: deque[Tile] = deque()  # granted in part or whole and not begun to shift
-        current: deque[tuple[Tile, Beat]] = deque()  # of the active instruction
-        flight: deque[tuple[int, Beat, int]] = deque()  # due, beat, user
+        current: deque[tuple[Tile, Access]] = deque()  # of the active instruction
+        flight: deque[tuple[int, Access, int]] = deque()  # due, beat, user
+        line: Access | None = None  # read from the unified buffer in the last cycle
+        source = False  # whether the instruction started last reads the unified buffer
         used = ready = 0
         plane, shift_start = "empty", -1
         in_plane: Tile | None = None
@@ -152,6 +184,9 @@ def test_every_cycle(machine: str, readiness: float, hunger: float) -> None:
         while shifts < expected_shifts or plane != "empty" or cycle < shift_start + rows + 2:
             assert cycle < 60_000
             starts = not current and bool(to_start) and rng.random() < 0.5
+            if starts:  # not before the other source's accesses have been delivered (5.2.2)
+                other = (to_start[0].operation.name == "read_weights_ub") != source
+                starts = not (other and (flight or line))
             ctx.set(dut.engine.start, starts)
             ctx.set(dut.engine.active, bool(current))
             if starts:
@@ -178,47 +213,76 @@ def test_every_cycle(machine: str, readiness: float, hunger: float) -> None:
                 assert row == shown[cycle], f"cycle {cycle}"
 
             # The access.
-            opens = closes = False
+            opens = closes = granted = False
+            ctx.set(dut.weight.grant, 0)
+            ctx.set(dut.ub.grant, 0)
+            read: Access | None = None
             if current:
-                tile, beat = current[0]
-                blocked = beat.first and used == slots
+                tile, access = current[0]
+                port, idle = dut.weight, dut.ub
+                if access.from_buffer:
+                    port, idle = idle, port
+                blocked = access.first and used == slots
                 granted = not blocked and rng.random() < readiness
-                ctx.set(dut.weight.grant, granted)
-                assert ctx.get(dut.weight.request) == (not blocked), f"cycle {cycle}"
-                assert ctx.get(dut.weight.address) == beat.address // width * width
-                assert ctx.get(dut.weight.burst_last) == beat.burst_last
-                assert ctx.get(dut.engine.last) == beat.last
+                ctx.set(port.grant, granted)
+                assert ctx.get(port.request) == (not blocked), f"cycle {cycle}"
+                assert not ctx.get(idle.request)
+                if access.from_buffer:
+                    assert ctx.get(port.address) == access.address
+                    assert ctx.get(port.length) == access.live
+                else:
+                    assert ctx.get(port.address) == access.address // width * width
+                    assert ctx.get(port.burst_last) == access.burst_last
+                assert ctx.get(dut.engine.last) == access.last
                 assert ctx.get(dut.engine.performed) == granted
                 assert not ctx.get(dut.engine.address_fault)
-                state = WAIT_FIFO if blocked else BUSY if granted else WAIT_PORT
+                waits = WAIT_BANK if access.from_buffer else WAIT_PORT
+                state = WAIT_FIFO if blocked else BUSY if granted else waits
                 assert ctx.get(dut.engine.state) == state
                 states_seen.add(state)
-                assert ctx.get(dut.engine.amount_weight_bytes) == (beat.live if granted else 0)
                 if granted:
                     current.popleft()
-                    opens = beat.first
+                    opens = access.first
                     if opens:
                         tiles.append(tile)
-                    flight.append((cycle + LATENCY, beat, ctx.get(dut.weight.user)))
+                    if access.from_buffer:
+                        read = access
+                    else:
+                        flight.append((cycle + LATENCY, access, ctx.get(dut.weight.user)))
             else:
-                ctx.set(dut.weight.grant, 0)
-                assert not ctx.get(dut.weight.request)
+                assert not ctx.get(dut.weight.request) and not ctx.get(dut.ub.request)
+            for amount, of_buffer in (
+                (dut.engine.amount_weight_bytes, False),
+                (dut.engine.amount_ub_bytes, True),
+            ):
+                mine = granted and access.from_buffer == of_buffer
+                assert ctx.get(amount) == (access.live if mine else 0), f"cycle {cycle}"
 
-            # The delivery.
+            # The delivery: of a beat when the port has it, of a line in the cycle after its read.
             arrives = bool(flight) and flight[0][0] == cycle
+            delivered = line
             ctx.set(dut.weight.delivered, arrives)
-            noise = rng.getrandbits(8 * width)
-            ctx.set(dut.weight.read_data, noise)
+            ctx.set(dut.weight.read_data, rng.getrandbits(8 * width))
+            noise = rng.getrandbits(8 * arch.ub_width_bytes)
+            if line:
+                keep = noise >> 8 * line.live << 8 * line.live
+                live = [byte_at(True, line.address + b) % 256 for b in range(line.live)]
+                noise = keep | int.from_bytes(bytes(live), "little")
+            ctx.set(dut.ub.data, noise)
             if arrives:
-                _, beat, user = flight.popleft()
-                base = beat.address // width * width
-                lanes = [byte_at(base + lane) % 256 for lane in range(width)]
+                assert line is None
+                _, delivered, user = flight.popleft()
+                base = delivered.address // width * width
+                lanes = [byte_at(False, base + lane) % 256 for lane in range(width)]
                 ctx.set(dut.weight.delivered_user, user)
                 ctx.set(dut.weight.read_data, int.from_bytes(bytes(lanes), "little"))
-                closes = beat.tile_last
-                if beat.last:
-                    to_end.popleft()
-            assert ctx.get(dut.engine.end) == (arrives and beat.last)
+            ends = delivered is not None and delivered.last
+            assert ctx.get(dut.engine.end) == ends, f"cycle {cycle}"
+            if delivered is not None:
+                closes = delivered.tile_last
+            if ends:
+                to_end.popleft()
+            line = read
 
             if takes:
                 plane = "empty"
@@ -232,7 +296,8 @@ def test_every_cycle(machine: str, readiness: float, hunger: float) -> None:
             ready += closes - begins
             if starts:
                 load = to_start.popleft()
-                current.extend((t, b) for t in tiles_of(arch, load) for b in t.beats)
+                source = load.operation.name == "read_weights_ub"
+                current.extend((t, a) for t in tiles_of(arch, load) for a in t.accesses)
             await ctx.tick()
             cycle += 1
         assert not to_end and not flight and used == 0
@@ -242,22 +307,31 @@ def test_every_cycle(machine: str, readiness: float, hunger: float) -> None:
     simulator.add_testbench(bench)
     simulator.run()
     assert BUSY in states_seen
-    assert (WAIT_PORT in states_seen) == (readiness < 1)
+    assert (WAIT_PORT in states_seen) == (WAIT_BANK in states_seen) == (readiness < 1)
     assert slots > 1 or WAIT_FIFO in states_seen
     if hunger == 1.0 and machine == "33x6, 64 bytes":
         assert gapless, "no shift followed another without a gap"
 
 
-def test_addresses_outside_weight_memory_are_found() -> None:
-    arch = replace(MACHINES["6x10, 2 bytes"], weight_fifo_tiles=6)
+@pytest.mark.parametrize("name", ["read_weights", "read_weights_ub"])
+def test_addresses_outside_the_source_are_found(name: str) -> None:
+    """Of weight memories of several sizes, and around the end of the unified buffer."""
+    arch = replace(MACHINES["6x10, 2 bytes"], weight_fifo_tiles=16)
+    from_buffer = name == "read_weights_ub"
     rng = random.Random(4)
     dut = WeightsEngine(arch)
-    faults = 0
+    faults = faultless = 0
 
     async def bench(ctx: Any) -> None:
-        nonlocal faults
-        for size in (20_000, 24_000, 1 << 31, 25_000, 0):
-            load = random_load(rng, arch)
+        nonlocal faults, faultless
+        port = dut.ub if from_buffer else dut.weight
+        for size in (20_000, 24_000, 1 << 31, 25_000, 0, 24_500, 1 << 30, 26_000):
+            load = random_load(rng, arch, name, legal=False)
+            limit = size
+            if from_buffer:
+                address = arch.ub_bytes - rng.randrange(100)
+                load = instruction(name, **{**load.fields, "address": address, "row_pitch": 9})
+                limit = arch.ub_bytes
             ctx.set(dut.weight_bytes, size)
             ctx.set(dut.engine.word, int.from_bytes(encode(load), "little"))
             ctx.set(dut.engine.start, 1)
@@ -266,24 +340,46 @@ def test_addresses_outside_weight_memory_are_found() -> None:
             ctx.set(dut.engine.active, 1)
             # The first tile is enough; that its slots are never freed again does not matter here.
             tile = next(tiles_of(arch, load))
-            for beat in tile.beats:
-                fault = beat.address + beat.live > size
+            for access in tile.accesses:
+                fault = access.address + access.live > limit
                 assert ctx.get(dut.engine.address_fault) == fault
                 if fault:  # neither presented nor performed (5.5)
-                    ctx.set(dut.weight.grant, 0)
-                    assert not ctx.get(dut.weight.request)
+                    ctx.set(port.grant, 0)
+                    assert not ctx.get(port.request)
                     assert not ctx.get(dut.engine.performed)
-                    assert ctx.get(dut.engine.state) == WAIT_PORT
+                    assert ctx.get(dut.engine.state) == (WAIT_BANK if from_buffer else WAIT_PORT)
                     faults += 1
                     break
-                assert ctx.get(dut.weight.request)
-                ctx.set(dut.weight.grant, 1)
+                assert ctx.get(port.request)
+                ctx.set(port.grant, 1)
                 await ctx.tick()
-            ctx.set(dut.weight.grant, 0)
+            else:
+                faultless += 1
+            ctx.set(port.grant, 0)
             ctx.set(dut.engine.active, 0)
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
-    assert 2 <= faults < 5
+    assert faults >= 2 and faultless >= 2
+
+
+def test_an_address_that_wraps_is_outside() -> None:
+    """A line that ends at 2**32 is not taken for one that ends at 0."""
+    arch = MACHINES["8x8, 1 byte"]
+    dut = WeightsEngine(arch)
+    load = instruction("read_weights_ub", address=(1 << 32) - 8, k_last=8, n_last=8)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.engine.word, int.from_bytes(encode(load), "little"))
+        ctx.set(dut.engine.start, 1)
+        await ctx.tick()
+        ctx.set(dut.engine.start, 0)
+        ctx.set(dut.engine.active, 1)
+        assert ctx.get(dut.engine.address_fault) and not ctx.get(dut.ub.request)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()

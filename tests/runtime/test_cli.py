@@ -333,8 +333,27 @@ def test_fuzz_compares_and_prints_coverage(capsys: Captured) -> None:
     assert systol("fuzz", "--programs", 6, "--seed", 3) == 0
     out = capsys.readouterr().out
     assert "6 programs" in out and "0 mismatches" in out
-    assert systol("fuzz", "--programs", 4, "--machine", "nonsense") == 3
+    assert systol("fuzz", "--programs", 4, "--machines", "nonsense") == 3
     assert "no fuzz machine is called 'nonsense'" in capsys.readouterr().err
+
+
+def test_fuzz_resumes_and_writes_its_report(capsys: Captured, tmp_path: Path) -> None:
+    state, page = tmp_path / "state.json", tmp_path / "fuzz.md"
+    arguments = ("--seed", 3, "--machines", "fuzz-tall,fuzz-pairs-20", "--state", state)
+    assert systol("fuzz", "--programs", 4, *arguments) == 0
+    assert "seed 3: 4 programs on 2 machines" in capsys.readouterr().err
+    assert systol("fuzz", "--programs", 6, *arguments) == 3
+    assert "give --resume" in capsys.readouterr().err
+    assert systol("fuzz", "--programs", 6, *arguments, "--resume", "--report", page) == 0
+    assert "6 programs (" in capsys.readouterr().out
+    text = page.read_text()
+    assert "systol fuzz --programs 6 --seed 3" in text and "On 2 machines:" in text
+    assert "**6 programs, " in text and "| operation halt | " in text
+    assert systol("fuzz", "--resume") == 3
+    assert "--resume needs the --state FILE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        systol("fuzz", "--faulting", "2")
+    assert "must be a number from 0 to 1, not '2'" in capsys.readouterr().err
 
 
 def test_fuzz_reports_a_difference_with_its_own_status(

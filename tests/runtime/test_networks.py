@@ -37,7 +37,9 @@ SMALL = Arch(
     vector_lanes=2,
 )
 MACHINES = {"4x4": SMALL, "16x16": PRESETS["edge16"]}
-OTHER_MEMORIES = {
+# Besides edge16, which is among them already; tpu-v1's are single layers, in test_large_machines.
+OTHER_PRESETS = ("nano", "edge32")
+OTHER_MEMORIES: dict[str, tuple[MemoryPort, MemoryPort] | None] = {
     "preset": None,
     "slower": (_port(4, Fraction(7, 3), 55), _port(4, Fraction(5, 4), 47)),
 }
@@ -61,7 +63,22 @@ def _compiled(model: str, arch: Arch, batch: int) -> systol.CompiledModel:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("model", MODELS)
 def test_reference_sim_and_rtl_agree(model: str, machine: str, batch: int, memories: str) -> None:
-    compiled = _compiled(model, MACHINES[machine], batch)
+    _assert_agreement(_compiled(model, MACHINES[machine], batch), batch, OTHER_MEMORIES[memories])
+
+
+@pytest.mark.slow
+@pytest.mark.verilator
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("preset", OTHER_PRESETS)
+@pytest.mark.parametrize("model", MODELS)
+def test_presets_agree(model: str, preset: str) -> None:
+    _assert_agreement(_compiled(model, PRESETS[preset], 2), 2, None)
+
+
+def _assert_agreement(
+    compiled: systol.CompiledModel, batch: int, ports: tuple[MemoryPort, MemoryPort] | None
+) -> None:
+    """Reference, simulator and RTL give equal values, counters and times of the first images."""
     assert any(t.zero_point != 0 for t in compiled.tensors.values())
     (segment,) = compiled.machine_segments
     program = segment.program
@@ -72,7 +89,6 @@ def test_reference_sim_and_rtl_agree(model: str, machine: str, batch: int, memor
     (binding,) = segment.inputs
     window = result.tensors[binding.tensor]
     contents = {binding.window: window}
-    ports = OTHER_MEMORIES[memories]
     timed = program
     if ports is not None:
         changed = dataclasses.replace(program.arch, weight_port=ports[0], host_port=ports[1])

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from ordering_oracle import closure, conflicting_pairs, removals
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.faults import Unit
-from systol_hw.isa import Instruction, decode, instruction, mask_of_units
+from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim.checker import check, find_violations
-from systol_sim.footprint import UB, Footprint, footprint
+from systol_sim.footprint import UB
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES
 
@@ -23,13 +24,23 @@ NANO = PRESETS["nano"]
 LOAD, STORE, WEIGHTS, MATRIX, VECTOR = (1 << n for n in range(5))
 
 
-def _program(*items: Instruction, arch: Arch = NANO, halt: bool = True) -> Program:
+LW, LV, VW, SL, SW = (
+    (WEIGHTS, LOAD), (VECTOR, LOAD), (WEIGHTS, VECTOR), (LOAD, STORE), (WEIGHTS, STORE),
+)
+"""Masks of a signal and of its wait: from LOAD to WEIGHTS, and so on."""
+NANO_FILLED = 130
+"""Rows of 8 bytes that give the unified buffer values up to byte 1040."""
+
+
+def _program(
+    *items: Instruction, arch: Arch = NANO, halt: bool = True, windows: int = 1
+) -> Program:
     return make_program(
         arch,
         [*items, *([instruction("halt")] if halt else [])],
         weight_image=np.zeros(256, np.uint8),
         spare_weight_bytes=256,
-        windows=(Window(name="host", size_bytes=1024),),
+        windows=tuple(Window(name=f"host{n}", size_bytes=1024) for n in range(windows)),
     )
 
 
@@ -196,7 +207,7 @@ def test_programs_end_with_their_only_halt() -> None:
     assert _rules(_program(instruction("nop"), halt=False)) == [("9.6", 0, None)]
     assert _rules(_program(halt)) == [("9.6", 0, None)]
     assert _rules(make_program(NANO, [])) == [("9.6", 0, None)]
-    assert _rules(_program(instruction("binary"))) == [("9.6", 0, None)]
+    assert _rules(_program(instruction("set_config", register=2))) == [("9.6", 0, None)]
 
 
 def test_hostile_counts_are_refused_at_once() -> None:
@@ -215,98 +226,127 @@ def test_hostile_counts_are_refused_at_once() -> None:
     assert find_violations(_program(tiles, takes)) == []
 
 
+# What each further access conflicts with
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "signal", "wait"),
+    [
+        # A weights instruction reads the unified buffer, transposed or not.
+        (instruction("read_host", ub_address=20), instruction("read_weights_ub", address=20), *LW),
+        (instruction("fill", out_address=35, n_last=1),
+         instruction("read_weights_ub", address=20, row_pitch=5, k_last=4), *VW),
+        (instruction("fill", out_address=22, n_last=1),
+         instruction("read_weights_ub", transpose=1, address=20, row_pitch=5, k_last=4), *VW),
+        # Operand B, the high plane of each operand, the table and the parameters.
+        (instruction("read_host", ub_address=20),
+         instruction("binary", b_address=20, out_address=999), *LV),
+        (instruction("read_host", ub_address=20 + 192),
+         instruction("binary", b_address=20, b_width=1, b_plane_step=3, out_address=999), *LV),
+        (instruction("read_host", ub_address=20 + 64),
+         instruction("table", a_address=20, a_width=1, a_plane_step=1, out_address=999,
+                     table_address=300), *LV),
+        (instruction("read_host", ub_address=300 + 513),
+         instruction("table", table_address=300, table_width=1, out_address=999), *LV),
+        (instruction("read_host", ub_address=20 + 2 * 8 + 7),
+         instruction("requantize", source_ub=1, reduce=2, parameter_address=20,
+                     parameter_count=3, out_address=999), *LV),
+        (instruction("read_host", ub_address=999 + 3 * 64),
+         instruction("copy", source_ub=1, width=2, out_address=999, out_plane_step=1), *LV),
+        # An alternate window is a space of its own.
+        (instruction("write_host_alternate", memory_address=7),
+         instruction("read_host_alternate", memory_address=7, ub_address=20), *SL),
+        (instruction("write_weight_memory", memory_address=7),
+         instruction("read_weights", address=7), *SW),
+    ],
+)
+def test_each_access_conflicts_until_a_token_orders_it(
+    write: Instruction, read: Instruction, signal: int, wait: int
+) -> None:
+    def program(ordered: bool, *, swapped: bool = False) -> Program:
+        first, second = (read, write) if swapped else (write, read)
+        one, other = (wait, signal) if swapped else (signal, wait)
+        pair = [_with(first, signal=one * ordered), _with(second, wait=other * ordered)]
+        listing = [instruction("fill", out_address=n * 8, n_last=8) for n in range(NANO_FILLED)]
+        listing += [instruction("barrier"), *pair]
+        if Unit.WEIGHTS in (write.unit, read.unit):
+            listing.append(instruction("matmul", p_limit=0, k_last=read["k_last"]))
+        return _program(*listing, windows=16)
+
+    for swapped in (False, True):
+        assert [v.rule for v in find_violations(program(False, swapped=swapped))] == ["9.2"]
+        check(program(True, swapped=swapped))
+
+
+def _with(item: Instruction, **values: int) -> Instruction:
+    return instruction(item.operation, **{**item.fields, **values})
+
+
+def test_windows_of_the_two_sets_do_not_conflict() -> None:
+    fill = instruction("fill", n_last=8)
+    store = instruction("write_host", window=1, memory_address=3, ub_address=0)
+    load = instruction("read_host_alternate", window=1, memory_address=3, ub_address=100)
+    check(_program(fill, instruction("barrier"), store, load, windows=16))
+    same = instruction("read_host", window=1, memory_address=3, ub_address=100)
+    assert _rules(_program(fill, instruction("barrier"), store, same, windows=16)) == [
+        ("9.2", 3, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        instruction("binary", a_address=50, b_address=20, out_address=20),
+        instruction("binary", a_address=50, b_address=20, b_width=1, b_plane_step=1,
+                    out_address=84),
+        instruction("table", table_address=300, out_address=555, a_address=20),
+        instruction("table", table_address=300, table_width=1, out_address=813, a_address=20),
+        instruction("requantize", source_ub=1, a_address=20, parameter_address=300,
+                    parameter_count=4, reduce=2, out_address=331),
+        instruction("copy", source_ub=1, a_address=20 + 3 * 128, width=2, out_address=20,
+                    out_plane_step=2),
+    ],
+)
+def test_a_vector_instruction_may_not_write_any_operand(item: Instruction) -> None:
+    filled = [instruction("fill", out_address=n * 8, n_last=8) for n in range(NANO_FILLED)]
+    barrier = instruction("barrier")
+    found = find_violations(_program(*filled, barrier, item))
+    assert [(v.rule, v.pc, v.space) for v in found] == [("9.2", NANO_FILLED + 1, UB)]
+    check(_program(*filled, barrier, _with(item, out_address=1400)))
+
+
+def test_synchronizing_with_the_host_orders_everything() -> None:
+    fill, store = instruction("fill", n_last=8), instruction("write_host")
+    assert _rules(_program(fill, store)) == [("9.2", 1, 0)]
+    check(_program(fill, instruction("sync_host"), store))
+
+
+def test_switching_the_source_orders_weights() -> None:
+    # The weights' last instruction reads the other memory, so it starts after the first has ended,
+    # and its token tells of both.
+    fill = instruction("fill", n_last=8)
+    first = instruction("read_weights_ub", address=0)
+    last = instruction("read_weights", signal=LOAD)
+    load = instruction("read_host", ub_address=0, wait=WEIGHTS)
+    matmul = instruction("matmul", p_limit=0, k2_count=1)
+    check(_program(fill, instruction("barrier"), first, last, load, matmul, matmul))
+    same = [first, _with(first, address=4, signal=LOAD)]
+    check(_program(fill, instruction("barrier"), *same, load, matmul, matmul))
+
+
 # Orderings against brute force
-
-
-def _closure(items: Sequence[Instruction]) -> np.ndarray:
-    """reach[i, j]: whether end(i) -> start(j) follows from 9.1, by transitive closure."""
-    count = len(items)
-    edge = np.zeros((2 * count, 2 * count), bool)  # node 2*i is start(i), 2*i + 1 end(i)
-    signals: dict[tuple[Unit, Unit], list[int]] = {}
-    waits: dict[tuple[Unit, Unit], list[int]] = {}
-    last: dict[Unit, int] = {}
-    for j, item in enumerate(items):
-        edge[2 * j, 2 * j + 1] = True
-        if item.unit is Unit.CONTROL:
-            if item.operation.name == "barrier":
-                for i in range(j):
-                    edge[2 * i + 1, 2 * j] = True
-                for i in range(j + 1, count):
-                    edge[2 * j + 1, 2 * i] = True
-            continue
-        if item.unit in last:
-            i = last[item.unit]
-            edge[2 * i, 2 * j] = edge[2 * i + 1, 2 * j + 1] = True
-            ports = {"window" in items[i].fields, "window" in item.fields}
-            edge[2 * i + 1, 2 * j] = bool(item["drain"]) or len(ports) == 2
-        last[item.unit] = j
-        for producer in item.waits:
-            waits.setdefault((producer, item.unit), []).append(j)
-        for consumer in item.signals:
-            signals.setdefault((item.unit, consumer), []).append(j)
-    for pair, targets in waits.items():
-        for source, target in zip(signals.get(pair, []), targets, strict=False):
-            edge[2 * source + 1, 2 * target] = True
-    for k in range(2 * count):
-        edge |= np.outer(edge[:, k], edge[k])
-    return edge[1::2, 0::2]
-
-
-def _places(regions: Sequence[object]) -> set[tuple[int, int]]:
-    return {(r.space, int(p)) for r in regions for p in r.places()}  # type: ignore[attr-defined]
 
 
 def _unordered(items: Sequence[Instruction], arch: Arch) -> bool:
     """Whether two conflicting instructions are not ordered, by looking at every pair."""
-    accesses: list[Footprint] = [footprint(item, arch) for item in items]
-    reads = [_places(a.reads) for a in accesses]
-    writes = [_places(a.writes) for a in accesses]
-    reach = _closure(items)
-    for j in range(len(items)):
-        for i in range(j):
-            raw = writes[i] & reads[j]
-            if items[i].unit is items[j].unit:
-                needed = items[i].unit is Unit.VECTOR and any(space == UB for space, _ in raw)
-            else:
-                needed = bool(raw or writes[i] & writes[j] or reads[i] & writes[j])
-            if needed and not reach[i, j]:
-                return True
-    return False
+    reach = closure(items).ends_before_start
+    return any(not reach[i, j] for i, j in conflicting_pairs(items, arch))
 
 
 def _mutate(items: list[Instruction], rng: random.Random) -> list[Instruction] | None:
     """Without one matched pair of wait and signal, one drain bit, or one barrier."""
-    signals: dict[tuple[Unit, Unit], list[int]] = {}
-    pairs: list[tuple[int, int, Unit, Unit]] = []
-    seen: dict[tuple[Unit, Unit], int] = {}
-    for pc, item in enumerate(items):
-        for producer in item.waits:
-            pair = (producer, item.unit)
-            pairs.append((signals[pair][seen.get(pair, 0)], pc, *pair))
-            seen[pair] = seen.get(pair, 0) + 1
-        for consumer in item.signals:
-            signals.setdefault((item.unit, consumer), []).append(pc)
-    choices: list[object] = [*pairs]
-    choices += [pc for pc, item in enumerate(items)
-                if item.get("drain") or item.operation.name == "barrier"]
-    if not choices:
-        return None
-    chosen = rng.choice(choices)
-    changed = list(items)
-    if isinstance(chosen, int):
-        item = items[chosen]
-        if item.operation.name == "barrier":
-            del changed[chosen]
-        else:
-            changed[chosen] = instruction(item.operation, **{**item.fields, "drain": 0})
-        return changed
-    assert isinstance(chosen, tuple)
-    source, target, producer, consumer = chosen
-    for pc, name, unit in ((source, "signal", consumer), (target, "wait", producer)):
-        item = items[pc]
-        mask = item[name] & ~mask_of_units((unit,))
-        changed[pc] = instruction(item.operation, **{**item.fields, name: mask})
-    return changed
+    choices = removals(items)
+    return rng.choice(choices).items if choices else None
 
 
 def _with_code(program: Program, items: list[Instruction]) -> Program:

@@ -1,23 +1,36 @@
 """The fuzzer agrees with itself, and finds, shrinks and keeps what is planted."""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from systol_hw.counters import AMOUNTS, UNIT_STATES
+from systol_hw.errors import InputError
 from systol_hw.faults import Unit
 from systol_hw.isa import decode
 from systol_hw.program import Program
 from systol_sim.checker import check
 from systol_sim.comparison import differences
 from systol_sim.coverage import Coverage, goals
+from systol_sim.covering import covering_machines
 from systol_sim.footprint import UB, footprint
-from systol_sim.fuzz import DEFAULT_EXECUTORS, compare_executors, fuzz, refer, simulate
+from systol_sim.fuzz import (
+    DEFAULT_EXECUTORS,
+    compare_executors,
+    fuzz,
+    make_case,
+    refer,
+    simulate,
+    step,
+)
+from systol_sim.fuzz_report import BEGIN, END, Report, write_markdown
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.results import RunResult
+from systol_sim.results import Counters, RunResult
 from systol_sim.shrink import read_reproducer, shrink, write_reproducer
 
 
@@ -35,9 +48,102 @@ def test_two_processes_find_the_same() -> None:
 
 @pytest.mark.slow
 def test_random_programs_reach_everything() -> None:
-    report = fuzz(1200, 10_000)
+    report = fuzz(2000, 10_000, covering_machines())
     assert not report.mismatches, report.format(coverage=False)
     assert not report.coverage.missing(), report.coverage.format()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+
+    def interrupt(done: int) -> None:
+        if done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fuzz(8, 70, state=state, progress=interrupt)
+    half = json.loads(state.read_text())["report"]["programs"]
+    assert 3 <= half < 8
+    seen: list[int] = []
+    whole, resumed = fuzz(8, 70), fuzz(8, 70, state=state, progress=seen.append)
+    assert seen[0] > half and seen[-1] == 8
+    assert resumed.coverage.counts == whole.coverage.counts
+    assert (resumed.programs, resumed.faulting, resumed.cycles) == (
+        whole.programs, whole.faulting, whole.cycles
+    )
+    # A longer run contains the shorter one; another seed or other machines do not.
+    assert fuzz(9, 70, state=state).programs == 9
+    with pytest.raises(InputError, match="had other seed"):
+        fuzz(9, 71, state=state)
+    with pytest.raises(InputError, match="had other machines"):
+        fuzz(9, 70, FUZZ_MACHINES[:2], state=state)
+    state.write_text("{")
+    with pytest.raises(InputError, match="not the state of a fuzz run"):
+        fuzz(9, 70, state=state)
+
+
+def test_reports_survive_json_and_replace_their_part_of_a_page(tmp_path: Path) -> None:
+    report = fuzz(6, 40, executors={"sim": step, "late": _late}, faulting=0.0)
+    assert report.mismatches
+    back = Report.from_dict(json.loads(json.dumps(report.to_dict())))
+    assert back == report
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    write_markdown(page, report.markdown("Head"))
+    text = page.read_text()
+    assert text.startswith(f"# Page\n\n{BEGIN}\nHead\n\n**6 programs, 6 valid and 0 faulting; ")
+    assert "old" not in text and text.endswith(f"{END}\n\nafter\n")
+    halts = report.coverage.counts["operation halt"]
+    assert f"| operation halt | {halts} |" in text
+    write_markdown(tmp_path / "new.md", "whole\n")
+    assert (tmp_path / "new.md").read_text() == "whole\n"
+
+
+def test_broken_sums_and_products_are_found() -> None:
+    """Every executor agrees with itself; only the program says what a counter must be."""
+
+    def wrong(change: Callable[[Counters], None]) -> list[str]:
+        def run(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
+            result = step(program, contents)
+            assert result.counters is not None
+            change(result.counters)
+            return result
+
+        return compare_executors(generate(FUZZ_MACHINES[1], 3), {"wrong": run})[0]
+
+    def amount(unit: Unit, name: str) -> int:
+        return next(i for i, a in enumerate(AMOUNTS) if a.unit is unit and a.name == name)
+
+    def add(row: int) -> Callable[[Counters], None]:
+        def change(counters: Counters) -> None:
+            counters.amounts[row, 3] += 1
+
+        return change
+
+    def lose_a_cycle(counters: Counters) -> None:
+        code = next(s.code for s in UNIT_STATES[Unit.MATRIX] if s.name == "idle")
+        counters.states[Unit.MATRIX, 0, code] -= 1
+
+    assert wrong(lambda counters: None) == []
+    lines = wrong(lose_a_cycle)
+    assert len(lines) == 2 and "states of matrix sum to" in lines[0]
+    assert "the array's categories sum to" in lines[1]
+    for unit, name in ((Unit.MATRIX, "useful_macs"), (Unit.VECTOR, "elements"),
+                       (Unit.WEIGHTS, "ub_bytes"), (Unit.STORE, "host_bytes"),
+                       (Unit.LOAD, "weight_bytes")):
+        (line,) = wrong(add(amount(unit, name)))
+        assert f"{unit.name.lower()}.{name} tag 3" in line
+    (line,) = wrong(add(amount(Unit.CONTROL, "fetch_bytes")))
+    assert "control.fetch_bytes" in line
+
+
+def test_programs_of_a_run_have_timings_of_their_own() -> None:
+    arch = FUZZ_MACHINES[1]
+    ports = {
+        (case.program.arch.weight_port, case.program.arch.host_port)
+        for case in (make_case(arch, seed, None) for seed in range(12))
+    }
+    assert len(ports) >= 10
 
 
 def _wrong_copy(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
@@ -52,7 +158,7 @@ def _wrong_copy(program: Program, contents: Mapping[str, np.ndarray]) -> RunResu
 
 def _late(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
     """The simulator, but every matmul ends a cycle late."""
-    result = simulate(program, contents)
+    result = step(program, contents)
     assert result.times is not None
     for pc, row in enumerate(program.code):
         if decode(row.tobytes()).unit is Unit.MATRIX:
@@ -77,7 +183,7 @@ def test_planted_value_errors_are_found_and_shrunk(tmp_path: Path) -> None:
 
 
 def test_planted_timing_errors_are_found() -> None:
-    lines, _ = compare_executors(generate(FUZZ_MACHINES[1], 3), {"sim": simulate, "late": _late})
+    lines, _ = compare_executors(generate(FUZZ_MACHINES[1], 3), {"sim": step, "late": _late})
     assert lines and all("end" in line for line in lines)
 
 
@@ -85,7 +191,7 @@ def test_raising_executors_are_mismatches() -> None:
     def broken(program: Program, contents: Mapping[str, np.ndarray]) -> RunResult:
         raise ZeroDivisionError("planted")
 
-    lines, base = compare_executors(generate(FUZZ_MACHINES[1], 3), {"a": simulate, "b": broken})
+    lines, base = compare_executors(generate(FUZZ_MACHINES[1], 3), {"a": step, "b": broken})
     assert lines == ["b raised ZeroDivisionError: planted"] and base is not None
 
 

@@ -1,34 +1,60 @@
 """Generated programs: valid by construction, varied, and agreed upon by the executors."""
 
 import statistics
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from systol_hw.arch import PRESETS, Arch
+from systol_hw.counters import AMOUNTS
 from systol_hw.faults import Unit
 from systol_hw.isa import decode
+from systol_hw.operations import OPERATIONS
 from systol_sim.checker import check
-from systol_sim.fuzz import simulate
+from systol_sim.covering import covering_machines
+from systol_sim.fuzz import refer, step
 from systol_sim.generate import generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.modes import mode_names, mode_of
 
 
-def test_machines_differ_in_what_matters() -> None:
-    assert len(FUZZ_MACHINES) >= 10
-    assert len({arch.fingerprint() for arch in FUZZ_MACHINES}) == len(FUZZ_MACHINES)
-    for name in ("queue_depth", "fetch_buffer_instructions", "inflight_instructions", "ub_banks",
-                 "token_limit", "vector_write_rows", "store_buffer_beats", "weight_fifo_tiles"):
-        values = {getattr(arch, name) for arch in FUZZ_MACHINES}
-        assert 1 in values and len(values) > 1, name
-    assert any(arch.rows > arch.columns for arch in FUZZ_MACHINES)
-    assert any(arch.rows < arch.columns for arch in FUZZ_MACHINES)
-
-
-@pytest.mark.parametrize("arch", FUZZ_MACHINES, ids=lambda arch: arch.name)
+@pytest.mark.parametrize("arch", covering_machines(), ids=lambda arch: arch.name)
 def test_programs_are_valid(arch: Arch) -> None:
-    for seed in range(20):
+    for seed in range(6):
         check(generate(arch, seed).program)
+
+
+def test_programs_have_every_operation_and_mode() -> None:
+    left = {f"operation {operation.name}" for operation in OPERATIONS} | set(mode_names())
+    windows = set()
+    machines = covering_machines()
+    for seed in range(600):
+        program = generate(machines[seed % len(machines)], seed).program
+        windows.add(len(program.windows))
+        for row in program.code:
+            data = row.tobytes()
+            left.discard(f"operation {decode(data).operation.name}")
+            left.discard(mode_of(data) or "")
+        if not left:
+            break
+    assert not left
+    assert min(windows) < 8 < max(windows)
+
+
+def test_values_are_interesting() -> None:
+    """Rounding ties, saturation and every overflow happen, and most values are none of them."""
+    machines, totals = covering_machines(), Counter[str]()
+    for seed in range(120):
+        case = generate(machines[seed % len(machines)], seed)
+        result = refer(case.program, case.contents)
+        assert result.fault is None
+        for index, amount in enumerate(AMOUNTS):
+            totals[f"{amount.unit.name.lower()} {amount.name}"] += int(
+                result.coverage["amounts"][index].sum()
+            )
+    assert totals["matrix overflows"] > 100 and totals["vector overflows"] > 100
+    assert 0.02 < totals["vector saturations"] / totals["vector elements"] < 0.5
 
 
 @pytest.mark.parametrize("name", ["edge16", "edge32"])
@@ -51,7 +77,7 @@ def test_programs_are_long_busy_and_short_lived() -> None:
         items = [decode(row.tobytes()) for row in case.program.code]
         lengths.append(len(items))
         units.append(len({item.unit for item in items} - {Unit.CONTROL}))
-        result = simulate(case.program, case.contents)
+        result = step(case.program, case.contents)
         assert result.fault is None and result.times is not None and result.counters is not None
         cycles.append(result.counters.cycles)
         running = np.zeros(result.counters.cycles + 1, int)

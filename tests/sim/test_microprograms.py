@@ -104,6 +104,8 @@ def _assert_expected(micro: MicroProgram, result: RunResult) -> None:
             assert (pc, *result.times[pc]) == (pc, start, end)
         elif words[0] == "interrupts":
             assert result.interrupts == [int(word) for word in words[1:]]
+        elif words[0] == "status":
+            assert result.status == int(words[1])
         else:
             assert (words[0], _counter(result, words[0])) == (words[0], int(words[1]))
 

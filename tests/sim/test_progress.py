@@ -28,7 +28,7 @@ def _random_run(program: Sequence[Instruction], arch: Arch, rng: random.Random) 
         item = program[next_pc]
         quiet = not active and not any(queues.values())
         if item.unit is Unit.CONTROL:
-            if quiet or item.operation.name not in ("barrier", "halt"):
+            if quiet or item.operation.name not in ("barrier", "sync_host", "halt"):
                 if item.operation.name == "halt":
                     return None
                 steps.append(("dispatch", item.unit))
@@ -97,7 +97,9 @@ def test_random_schedules_end_where_the_greedy_one_does(
 def test_deadlocks_stick_in_every_schedule(seed: int, arch: Arch, name: str) -> None:
     case = generate_faulting(arch, seed, f"deadlock {name}")
     items = [decode(row.tobytes()) for row in case.program.code]
-    assert _random_run(items, arch, random.Random(seed)) == case.pc
+    stuck = _random_run(items, arch, random.Random(seed))
+    # A limit of the program's own may end it earlier.
+    assert stuck is not None and case.pc in (None, stuck)
 
 
 def test_what_is_missing_is_named() -> None:

@@ -15,6 +15,7 @@ from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim import oracle, reference
 from systol_sim.generate import overflow_program
+from systol_sim.reference_machine import AMOUNT
 from systol_sim.results import RunResult
 
 _run = partial(reference.run, checked=True)
@@ -142,9 +143,21 @@ def test_tags_divide_the_amounts() -> None:
         instruction("interrupt", value=77),
     )
     result = _run(program)
-    elements = result.coverage["amounts"][-1]
+    elements = result.coverage["amounts"][AMOUNT[Unit.VECTOR, "elements"]]
     assert (elements[3], elements[0], elements.sum()) == (5, 2, 7)
     assert result.interrupts == [77]
+
+
+def test_the_host_is_told_of_synchronizations_and_status() -> None:
+    program = _program(
+        instruction("set_config", register=1, value=5),
+        instruction("sync_host", value=3),
+        instruction("interrupt", value=4),
+        instruction("set_config", register=1, value=(1 << 32) - 1),
+        instruction("set_config", register=0, value=9),
+    )
+    result = _run(program)
+    assert (result.interrupts, result.status) == ([3, 4], (1 << 32) - 1)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +167,13 @@ def test_tags_divide_the_amounts() -> None:
         (instruction("write_weight_memory", memory_address=1 << 20), FaultCause.ADDRESS,
          Unit.STORE),
         (instruction("read_weights", address=(1 << 32) - 1), FaultCause.ADDRESS, Unit.WEIGHTS),
-        (instruction("copy", a_address=-1), FaultCause.ADDRESS, Unit.VECTOR),
-        (instruction("binary"), FaultCause.UNSUPPORTED, Unit.CONTROL),
+        (instruction("read_host_alternate"), FaultCause.ADDRESS, Unit.LOAD),
+        (instruction("read_weights_ub", address=NANO.ub_bytes), FaultCause.ADDRESS, Unit.WEIGHTS),
+        (instruction("copy", a_address=(1 << 32) - 1), FaultCause.ADDRESS, Unit.VECTOR),
+        (instruction("binary", b_address=NANO.ub_bytes), FaultCause.ADDRESS, Unit.VECTOR),
+        (instruction("table", table_address=NANO.ub_bytes - 255), FaultCause.ADDRESS,
+         Unit.VECTOR),
+        (instruction("set_config", register=2), FaultCause.ILLEGAL_INSTRUCTION, Unit.CONTROL),
         (instruction("fill", n_last=9), FaultCause.ILLEGAL_INSTRUCTION, Unit.CONTROL),
     ],
 )

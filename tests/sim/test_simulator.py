@@ -27,7 +27,9 @@ def test_skipping_changes_nothing(arch: Arch, seed: int) -> None:
     case = generate(arch, seed)
     stepped = simulator.run_timing(case.program, skip=False)
     skipped = simulator.run_timing(case.program, skip=True)
-    assert stepped.coverage["skips"] == 0 < skipped.coverage["skips"]
+    skips = ("cycles skipped", "cycles of streams skipped")
+    assert sum(stepped.coverage[name] for name in skips) == 0
+    assert sum(skipped.coverage[name] for name in skips) > 0
     assert stepped.counters is not None and skipped.counters is not None
     assert skipped.counters.differences(stepped.counters) == []
     assert skipped.times is not None
@@ -105,3 +107,39 @@ def test_the_watchdog_ends_a_program_that_sticks(skip: bool) -> None:
     assert result.times is not None and result.times[0, 0] == -1
     dispatched = result.fault.cycle - 500
     assert result.counters.state(Unit.CONTROL, "busy") == 1 and dispatched > 0
+
+
+@pytest.mark.parametrize(("limit", "cycles"), [(300, 300), (0, 1), (1000, 500)])
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_program_can_lower_the_watchdogs_limit(limit: int, cycles: int, skip: bool) -> None:
+    program = make_program(
+        MACHINES[0],
+        [
+            instruction("set_config", register=1, value=5),
+            instruction("set_config", value=limit),
+            instruction("set_config", register=1, value=6),
+            instruction("barrier"),
+            instruction("fill", n_last=1, wait=1),
+            instruction("halt"),
+        ],
+    )
+    result = simulator.run(program, checked=True, watchdog_cycles=500, skip=skip)
+    assert result.fault is not None and result.times is not None
+    assert result.fault.cause is FaultCause.WATCHDOG
+    if limit == 0:
+        # From the cycle after the writing on, a single one without progress is too many.
+        assert result.fault.cycle == result.times[1, 1] + 1 and result.status == 5
+    else:
+        assert result.status == 6 and result.fault.pc == 5
+        assert result.fault.cycle - result.times[3, 1] > cycles
+
+
+def test_the_host_is_waited_for_as_long_as_its_port_takes() -> None:
+    arch = MACHINES[-1]
+    program = make_program(
+        arch, [instruction("sync_host", value=3), instruction("interrupt", value=4),
+               instruction("halt")],
+    )
+    result = simulator.run(program)
+    assert result.times is not None and result.interrupts == [3, 4]
+    assert result.times[0, 1] - result.times[0, 0] == arch.host_port.latency_cycles

@@ -12,7 +12,7 @@ import pytest
 from systol_hw.arch import PRESETS
 from systol_hw.errors import ConfigurationError, InputError, InvalidProgramError, MissingToolError
 from systol_hw.faults import FaultCause, Unit
-from systol_hw.isa import instruction
+from systol_hw.isa import decode, encode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim import simulator
 from systol_sim.generate import Case, generate
@@ -30,6 +30,7 @@ def assert_same(expected: RunResult, found: RunResult, *, values: bool = True) -
     assert expected.times is not None and found.times is not None
     np.testing.assert_array_equal(expected.times, found.times)
     assert found.interrupts == expected.interrupts
+    assert found.status == expected.status
     if values:
         for a, b in zip(expected.windows, found.windows, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -59,8 +60,12 @@ def broken(case: Case, rng: random.Random) -> Program:
     code = case.program.code.copy()
     index = rng.randrange(len(code) - 1)
     kind = rng.randrange(3)
-    if kind == 0:
-        code[index, 7] ^= 0x40  # the high byte of most instructions' first address
+    item = decode(code[index].tobytes())
+    addresses = [f.name for f in item.operation.fields if f.name.endswith("address")]
+    if kind == 0 and addresses:
+        name = rng.choice(addresses)
+        fields = {**item.fields, name: item[name] ^ (1 << 14)}
+        code[index] = np.frombuffer(encode(instruction(item.operation, **fields)), np.uint8)
     elif kind == 1:
         code[index, 1] |= 1 << rng.randrange(5)
     else:
@@ -114,6 +119,24 @@ def test_interrupts_and_tags() -> None:
     assert result.counters.state(Unit.CONTROL, "busy", 0) == 2
     assert result.counters.state(Unit.CONTROL, "busy", 9) == 3
     assert result.fault is None
+
+
+@pytest.mark.parametrize("delay", [0, 40])
+def test_a_host_that_answers_late_changes_only_times(delay: int) -> None:
+    """Ten syncs in a row, each of them exact with a host that is there, some late without."""
+    syncs = [instruction("sync_host", value=n) for n in range(10)]
+    status = instruction("set_config", register=1, value=0xDEADBEEF)
+    program = make_program(NANO, [*syncs, status, instruction("halt")])
+    result = run(program, extra_delay=delay)
+    assert result.interrupts == list(range(10)) and result.status == 0xDEADBEEF
+    assert result.counters is not None and result.times is not None
+    waited = result.times[:10, 1] - result.times[:10, 0]
+    latency = NANO.host_port.latency_cycles
+    assert (waited >= latency).all()
+    late = (waited - latency).sum()
+    assert (late > 0) == (delay > 0)
+    assert result.counters.state(Unit.CONTROL, "wait_host") == waited.sum()
+    assert result.counters.scalars[1] >= late
 
 
 def test_other_memories_through_registers() -> None:

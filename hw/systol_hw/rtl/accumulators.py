@@ -8,11 +8,13 @@ from amaranth.lib.wiring import Component, In
 
 from systol_hw.arch import Arch
 from systol_hw.rtl.block_ram import BlockRam
-from systol_hw.rtl.interfaces import AccumulatorReadSignature, AccumulatorWriteSignature
+from systol_hw.rtl.interfaces import (
+    ACCUMULATOR_BITS,
+    AccumulatorReadSignature,
+    AccumulatorWriteSignature,
+)
 
 __all__ = ["Accumulators"]
-
-_BITS = 32
 
 
 class Accumulators(Component):
@@ -48,7 +50,8 @@ class Accumulators(Component):
 
         reads, writes = [], []
         for bank in range(2):
-            m.submodules[f"bank_{bank}"] = memory = BlockRam(width=_BITS * columns, depth=rows)
+            memory = BlockRam(width=ACCUMULATOR_BITS * columns, depth=rows)
+            m.submodules[f"bank_{bank}"] = memory
             read, write = memory.read, memory.write
             claimed = matrix.valid & (matrix_bank == bank)
             m.d.comb += read.addr.eq(Mux(claimed, matrix.row[:-1], vector.row[:-1]))
@@ -63,15 +66,17 @@ class Accumulators(Component):
         valid, accumulate, forward = Signal(), Signal(), Signal()
         row = Signal.like(matrix.row)
         sums = Signal.like(matrix.sums.as_value())
-        written = Signal(data.ArrayLayout(signed(_BITS), columns))
-        old = Signal(data.ArrayLayout(signed(_BITS), columns))
-        new = Signal(data.ArrayLayout(signed(_BITS), columns))
+        beyond = Signal.like(matrix.beyond)
+        written = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), columns))
+        old = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), columns))
+        new = Signal(data.ArrayLayout(signed(ACCUMULATOR_BITS), columns))
         m.d.sync += [
             valid.eq(matrix.valid),
             accumulate.eq(matrix.accumulate),
             forward.eq(valid & (matrix.row == row)),
             row.eq(matrix.row),
             sums.eq(matrix.sums),
+            beyond.eq(matrix.beyond),
             written.eq(new),
         ]
         # Setting is adding to zero: the sum's operand is cleared, not its result chosen.
@@ -81,9 +86,9 @@ class Accumulators(Component):
         wrapped = []
         for column in range(columns):
             # One bit more than a sum has: it differs from the sign where 32 bits have wrapped.
-            total = Signal(signed(_BITS + 1), name=f"total_{column}")
+            total = Signal(signed(ACCUMULATOR_BITS + 1), name=f"total_{column}")
             m.d.comb += [total.eq(old[column] + addends[column]), new[column].eq(total)]
-            wrapped.append(total[_BITS] ^ total[_BITS - 1])
+            wrapped.append(beyond[column] | (total[ACCUMULATOR_BITS] ^ total[ACCUMULATOR_BITS - 1]))
         m.d.comb += [
             matrix.done.eq(valid),
             matrix.overflows.eq(Mux(valid, _count_ones(wrapped), 0)),

@@ -1,4 +1,4 @@
-"""What every block RAM of the machine promises its synthesis tool, and the machine's large ones."""
+"""What the machine's memories promise their synthesis tool and ask of it, and the large ones."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 
 from systol_hw.rtl.convert_once import ModuleLibrary
 
-__all__ = ["NO_COLLISIONS", "BlockRam"]
+__all__ = ["BLOCK_RAM", "NO_COLLISIONS", "BlockRam"]
 
 NO_COLLISIONS: Mapping[str, int] = MappingProxyType({"no_rw_check": 1})
 """Attributes of a memory in which nobody uses a byte read in the cycle in which it is written.
@@ -21,6 +21,9 @@ value, as simulation does: block RAM itself leaves it open. What valid programs 
 written (docs/timing.md, 9.2), and queues do not show an item before the cycle after its write.
 """
 
+BLOCK_RAM: Mapping[str, int | str] = MappingProxyType({**NO_COLLISIONS, "ram_style": "block"})
+"""Attributes of a buffer whose memories are small one by one: block RAM all the same, since many of
+them in logic would cost more than the part has to spare."""
 
 class BlockRam(Component):
     """A memory of one read port and one write port, for the buffers that hold megabytes.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockSignal, Instance, Module, Signal
+from amaranth.hdl import ClockSignal, Instance, Module, Signal, Value
 from amaranth.lib.wiring import Component, In
 
 __all__ = ["ModuleLibrary", "converted_once"]
@@ -81,7 +81,7 @@ class ModuleLibrary:
         resetting = Signal(init=1)
         m.d.sync += resetting.eq(0)
         ports = {
-            ("i_" if member.flow == In else "o_") + "__".join(map(str, path)): value
+            ("i_" if member.flow == In else "o_") + "__".join(map(str, path)): Value.cast(value)
             for path, member, value in component.signature.flatten(component)
         }
         m.submodules.instance = Instance(

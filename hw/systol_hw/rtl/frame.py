@@ -14,6 +14,7 @@ from amaranth.utils import bits_for
 from systol_hw.arch import Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
+from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.operations import OPERATIONS
 from systol_hw.registers import CODE_LENGTH_BITS
 from systol_hw.rtl.decoder import fields_of, unit_word_bits
@@ -188,16 +189,24 @@ class UnitFrame(Component):
 
     def _drains(self, m: Module, word: Any, header: data.View) -> Any:
         """Whether the head starts only with nothing in flight (5.2, test 2)."""
-        if self.unit not in (Unit.LOAD, Unit.STORE):
+        opcodes = _second_place_opcodes(self.unit)
+        if not opcodes:
             return header.drain
-        window_opcodes = [
-            o.opcode
-            for o in OPERATIONS
-            if o.unit is self.unit and any(field.name == "window" for field in o.fields)
-        ]
-        host = Signal()
-        last_host = Signal()
-        m.d.comb += host.eq(Cat(word[:8] == opcode for opcode in window_opcodes).any())
+        second = Signal()
+        last_second = Signal()
+        m.d.comb += second.eq(Cat(word[:8] == opcode for opcode in opcodes).any())
         with m.If(self.engine.start):
-            m.d.sync += last_host.eq(host)
-        return header.drain | (host != last_host)
+            m.d.sync += last_second.eq(second)
+        return header.drain | (second != last_second)
+
+
+def _second_place_opcodes(unit: Unit) -> list[int]:
+    """Opcodes by which `unit` uses the other of its two memories: ends come in order because what
+    uses one waits until nothing that uses the other is in flight."""
+    if unit is Unit.WEIGHTS:
+        return [OPERATION_BY_NAME["read_weights_ub"].opcode]
+    return [
+        o.opcode
+        for o in OPERATIONS
+        if o.unit is unit and any(field.name == "window" for field in o.fields)
+    ]

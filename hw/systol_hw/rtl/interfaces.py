@@ -17,6 +17,7 @@ ADDRESS_BITS = 32
 INSTRUCTION_BITS = 8 * INSTRUCTION_BYTES
 TAG_BITS = bits_for(TAGS - 1)
 STATE_BITS = 4
+ACCUMULATOR_BITS = 32
 
 
 class UbReadSignature(wiring.Signature):
@@ -74,8 +75,9 @@ class AccumulatorWriteSignature(wiring.Signature):
     """A matrix row's accumulator access (4.3, 6.6).
 
     `valid`, `row` and `accumulate` in the claim cycle t + A together with `sums` (signed, one for
-    each column). `overflows` (columns whose 32-bit addition wrapped) answers in the next cycle,
-    t + A + 1, together with `done`.
+    each column, wrapped) and `beyond` (the columns whose shifted sum 32 bits did not hold).
+    `overflows` (columns that are beyond, or whose 32-bit addition wrapped) answers in the next
+    cycle, t + A + 1, together with `done`.
     """
 
     def __init__(self, arch: Arch):
@@ -84,16 +86,12 @@ class AccumulatorWriteSignature(wiring.Signature):
                 "valid": Out(1),
                 "row": Out(bits_for(arch.accumulator_rows - 1)),
                 "accumulate": Out(1),
-                "sums": Out(data.ArrayLayout(signed(array_sum_bits(arch)), arch.columns)),
+                "sums": Out(data.ArrayLayout(signed(ACCUMULATOR_BITS), arch.columns)),
+                "beyond": Out(arch.columns),
                 "done": In(1),
                 "overflows": In(bits_for(arch.columns)),
             }
         )
-
-
-def array_sum_bits(arch: Arch) -> int:
-    """Bits of a column sum: 16 of a product and the growth over the rows."""
-    return 16 + (arch.rows - 1).bit_length()
 
 
 class BeatSignature(wiring.Signature):
@@ -209,6 +207,7 @@ def amount_bits(arch: Arch, unit: Unit) -> dict[str, int]:
         "fetch_bytes": beat,
         "host_bytes": beat,
         "weight_bytes": beat,
+        "ub_bytes": bits_for(arch.ub_width_bytes),
         "useful_macs": bits_for(arch.rows * arch.columns),
         "padding_macs": bits_for(arch.rows * arch.columns),
         "overflows": bits_for(arch.columns),

@@ -7,12 +7,12 @@ from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from systol_hw import registers
-from systol_hw.arch import WINDOWS, Arch
+from systol_hw.arch import ALL_WINDOWS, Arch
 from systol_hw.counters import AMOUNTS, COUNTER_BITS
 from systol_hw.faults import Unit
 from systol_hw.registers import CODE_LENGTH_BITS, REGISTERS
 from systol_hw.rtl.accumulators import Accumulators
-from systol_hw.rtl.control import CAUSE_BITS, CYCLE_BITS, Dispatch, Supervisor
+from systol_hw.rtl.control import VALUE_BITS, Dispatch
 from systol_hw.rtl.counters import GROUP_BITS, Counters
 from systol_hw.rtl.decoder import UNIT_BITS
 from systol_hw.rtl.fetch import Fetch
@@ -20,6 +20,7 @@ from systol_hw.rtl.frame import UnitFrame
 from systol_hw.rtl.interfaces import ADDRESS_BITS, STATE_BITS, TAG_BITS, MemorySignature
 from systol_hw.rtl.matrix import MatrixEngine
 from systol_hw.rtl.ports import MemoryPort
+from systol_hw.rtl.supervisor import CAUSE_BITS, CYCLE_BITS, Supervisor
 from systol_hw.rtl.tokens import TOKEN_UNITS, TokenCounters
 from systol_hw.rtl.transfer import LoadEngine, StoreEngine
 from systol_hw.rtl.unified_buffer import UnifiedBuffer
@@ -80,7 +81,12 @@ class Machine(Component):
     fault_cause, fault_unit, fault_pc, fault_cycle : Out
         With `faulted`.
     interrupt_valid, interrupt_value : Out
-        The interrupt instruction, in the cycle of its execution.
+        The interrupt instruction in the cycle of its execution, sync_host in that of its report.
+    sync_valid : Out(1), sync_ack : In(1)
+        From the report of a sync_host on the program waits until `sync_ack` in a cycle with
+        `sync_valid`.
+    status : Out(32)
+        The status word (`set_config`).
     weight, host : Out(MemorySignature)
         The external memories.
     read_group, read_tag, read_code, read_data
@@ -110,6 +116,9 @@ class Machine(Component):
             "fault_cycle": Out(CYCLE_BITS),
             "interrupt_valid": Out(1),
             "interrupt_value": Out(16),
+            "sync_valid": Out(1),
+            "sync_ack": In(1),
+            "status": Out(VALUE_BITS),
             "weight": Out(MemorySignature(width_bytes=arch.weight_port.width_bytes)),
             "host": Out(MemorySignature(width_bytes=arch.host_port.width_bytes)),
             "read_group": In(GROUP_BITS),
@@ -183,8 +192,9 @@ class Machine(Component):
             fetch.code_address.eq(config.code_address),
             fetch.code_length.eq(config.code_length),
             dispatch.code_length.eq(config.code_length),
+            dispatch.sync_latency.eq(config.host_latency),
         ]
-        windows = Cat(getattr(config, f"window_bytes_{i}") for i in range(WINDOWS))
+        windows = Cat(getattr(config, f"window_bytes_{i}") for i in range(ALL_WINDOWS))
         for unit in (Unit.LOAD, Unit.STORE, Unit.WEIGHTS):
             m.d.comb += engines[unit].weight_bytes.eq(config.weight_bytes)
         for unit in (Unit.LOAD, Unit.STORE):
@@ -207,6 +217,8 @@ class Machine(Component):
             dispatch.quiet.eq(Cat(frame.quiet for frame in frames.values())),
             self.interrupt_valid.eq(self.running & dispatch.interrupt),
             self.interrupt_value.eq(dispatch.interrupt_value),
+            self.sync_valid.eq(self.running & dispatch.sync_valid),
+            dispatch.sync_ack.eq(self.sync_ack),
         ]
         for unit, frame in frames.items():
             m.d.comb += [
@@ -230,6 +242,7 @@ class Machine(Component):
         vector = engines[Unit.VECTOR]
         connect(m, engines[Unit.LOAD].ub, buffer.load_write)
         connect(m, engines[Unit.STORE].ub, buffer.store)
+        connect(m, engines[Unit.WEIGHTS].ub, buffer.weights)
         connect(m, engines[Unit.MATRIX].ub, buffer.matrix)
         connect(m, vector.ub_a, buffer.vector_a)
         connect(m, vector.ub_write, buffer.vector_write)
@@ -314,7 +327,7 @@ class Machine(Component):
             counters.cycle.eq(supervisor.cycle),
             counters.clear.eq(supervisor.clearing),
             counters.clear_address.eq(supervisor.clear_address),
-            counters.late.eq(ports["weight"].late + ports["host"].late),
+            counters.late.eq(ports["weight"].late + ports["host"].late + dispatch.sync_late),
             counters.read_group.eq(self.read_group),
             counters.read_tag.eq(self.read_tag),
             counters.read_code.eq(self.read_code),
@@ -363,6 +376,8 @@ class Machine(Component):
             supervisor.halt.eq(dispatch.halt),
             supervisor.illegal.eq(dispatch.illegal),
             supervisor.unsupported.eq(dispatch.unsupported),
+            supervisor.configure.eq(dispatch.configure),
+            supervisor.config_value.eq(dispatch.config_value),
             supervisor.pc.eq(dispatch.pc),
             supervisor.address_fault.eq(Cat(frame.address_fault for frame in units)),
             supervisor.active_pc.eq(Cat(frame.active_pc for frame in units)),
@@ -383,6 +398,6 @@ class Machine(Component):
             ]
         for name in (
             "busy", "running", "halted", "faulted", "fault_cause", "fault_unit", "fault_pc",
-            "fault_cycle",
+            "fault_cycle", "status",
         ):  # fmt: skip
             m.d.comb += getattr(self, name).eq(getattr(supervisor, name))

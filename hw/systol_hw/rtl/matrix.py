@@ -15,6 +15,7 @@ from systol_hw.faults import Unit
 from systol_hw.rtl.array import DelayLine, SystolicArray, array_latency
 from systol_hw.rtl.decoder import fields_of
 from systol_hw.rtl.interfaces import (
+    ACCUMULATOR_BITS,
     ADDRESS_BITS,
     INSTRUCTION_BITS,
     AccumulatorWriteSignature,
@@ -55,8 +56,9 @@ class MatrixWalker(Component):
         Accumulator row, and whether the sums are added to it.
     tile_first, last
         First row of its tile; last row of the instruction.
-    pad_value
-        Byte outside the window.
+    pad_value, unsigned_activations, accumulate_shift
+        The instruction's: byte outside the window; bytes inside it are unsigned; the sums count
+        2^(8*accumulate_shift) times.
     out_of_range
         The live bytes inside the window, or the accumulator row, do not exist.
     """
@@ -78,6 +80,8 @@ class MatrixWalker(Component):
                 "tile_first": Out(1),
                 "last": Out(1),
                 "pad_value": Out(signed(8)),
+                "unsigned_activations": Out(1),
+                "accumulate_shift": Out(2),
                 "out_of_range": Out(1),
             }
         )
@@ -112,6 +116,8 @@ class MatrixWalker(Component):
         m.d.comb += [
             self.last.eq(nest.done),
             self.pad_value.eq(old["pad_value"]),
+            self.unsigned_activations.eq(old["unsigned_activations"]),
+            self.accumulate_shift.eq(old["accumulate_shift"]),
             self.out_of_range.eq(
                 ((self.length != 0) & outside(self.address, self.length, self.arch.ub_bytes))
                 | (self.row >= self.arch.accumulator_rows)
@@ -354,38 +360,56 @@ class MatrixEngine(Component):
             m.d.comb += moved.eq(Mux(bit, Cat(Const(0, 8 << level), aligned)[: 8 * rows], aligned))
             aligned = moved
         for b in range(rows):
-            byte = Mux(
-                inside[b],
-                aligned[8 * b : 8 * b + 8],
-                Mux(padded[b], walker.pad_value, 0)[:8],
-            )
+            # Taking 128 from an unsigned byte inverts its highest bit.
+            read = aligned[8 * b : 8 * b + 8] ^ (walker.unsigned_activations << 7)
+            byte = Mux(inside[b], read, Mux(padded[b], walker.pad_value, 0)[:8])
             m.d.sync += array.activations[b].eq(byte.as_signed())
 
     def _sums(self, m: Module, walker: Any, array: Any) -> None:
         """Bring the sums and the row's attributes together in the claim cycle, then its end."""
         arch, port = self.arch, self.accumulators
+        latency = arch.matrix_latency_cycles
         sums, valid = array.sums, array.sums_valid
-        spare = arch.matrix_latency_cycles - _ENTRY_CYCLES - array_latency(arch.rows, arch.columns)
-        assert spare >= 0
-        for stage in range(spare):
+        spare = latency - _ENTRY_CYCLES - array_latency(arch.rows, arch.columns)
+        assert spare >= 1, "the sums are shifted in the cycle before the claim"
+        for stage in range(spare - 1):
             next_sums = Signal(array.sums.shape(), reset_less=True, name=f"sums_{stage}")
             next_valid = Signal(name=f"sums_valid_{stage}")
             m.d.sync += [next_sums.eq(sums), next_valid.eq(valid)]
             sums, valid = next_sums, next_valid
-        tick = Signal(ceil_log2(arch.matrix_latency_cycles))
+
+        tick = Signal(ceil_log2(latency))
         m.d.sync += tick.eq(tick + 1)
-        attributes = Cat(walker.row[:len(port.row)], walker.accumulate, walker.last)
-        m.submodules.attributes = line = DelayLine(
-            len(attributes), arch.matrix_latency_cycles, len(tick)
+        attributes = Cat(
+            walker.row[:len(port.row)], walker.accumulate, walker.last, walker.accumulate_shift
         )
-        last, ending = Signal(), Signal()
+        m.submodules.attributes = line = DelayLine(len(attributes), latency - 1, len(tick))
+        row, accumulate = Signal.like(port.row), Signal()
+        last, last_next, ending = Signal(), Signal(), Signal()
+        shift = Signal.like(walker.accumulate_shift)
         m.d.comb += [
             line.tick.eq(tick),
             line.i.eq(attributes),
-            Cat(port.row, port.accumulate, last).eq(line.o),
-            port.valid.eq(valid),
-            port.sums.eq(sums),
+            Cat(row, accumulate, last_next, shift).eq(line.o),
             self.engine.end.eq(ending),
             self.engine.amount_overflows.eq(Mux(port.done, port.overflows, 0)),
         ]
-        m.d.sync += ending.eq(valid & last)
+        m.d.sync += [
+            port.valid.eq(valid),
+            port.row.eq(row),
+            port.accumulate.eq(accumulate),
+            last.eq(last_next),
+            ending.eq(port.valid & last),
+        ]
+        bits = ACCUMULATOR_BITS
+        for column in range(arch.columns):
+            exact = Signal(signed(len(sums[column]) + 16), name=f"shifted_{column}")
+            m.d.comb += exact.eq(
+                Mux(shift[1], sums[column] << 16, Mux(shift[0], sums[column] << 8, sums[column]))
+            )
+            # All bits from the accumulator's sign on are equal where 32 bits hold the number.
+            signs = exact.as_unsigned()[bits - 1 :]
+            m.d.sync += [
+                port.sums[column].eq(exact),
+                port.beyond[column].eq(signs.any() & ~signs.all()),
+            ]

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for, ceil_log2
 
-from systol_hw.arch import WINDOWS, Arch
+from systol_hw.arch import ALL_WINDOWS, Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME
@@ -60,7 +60,8 @@ class TransferWalker(Component):
     ----------
     arch : Arch
     host_operation : str
-        The operation that uses the host port; the unit's other one uses weight memory.
+        The operation that uses the host port's primary windows; with `_alternate` behind its name
+        it is the one that uses the others. The unit's third one uses weight memory.
 
     Members
     -------
@@ -85,6 +86,7 @@ class TransferWalker(Component):
     def __init__(self, arch: Arch, host_operation: str):
         self.arch = arch
         self.operation = OPERATION_BY_NAME[host_operation]
+        self.alternate = OPERATION_BY_NAME[f"{host_operation}_alternate"]
         widest = _widest(arch)
         super().__init__(
             {
@@ -92,7 +94,7 @@ class TransferWalker(Component):
                 "word": In(INSTRUCTION_BITS),
                 "advance": In(1),
                 "weight_bytes": In(ADDRESS_BITS),
-                "window_bytes": In(data.ArrayLayout(ADDRESS_BITS, WINDOWS)),
+                "window_bytes": In(data.ArrayLayout(ADDRESS_BITS, ALL_WINDOWS)),
                 "on_host": Out(1),
                 "window": Out(4),
                 "beat_address": Out(ADDRESS_BITS),
@@ -109,16 +111,21 @@ class TransferWalker(Component):
         m = Module()
         arch = self.arch
         new = fields_of(self.word, self.operation)
-        on_host = Signal()
-        m.d.comb += on_host.eq(new.opcode == self.operation.opcode)
+        on_host, alternate = Signal(), Signal()
+        window = Signal.like(self.window)
+        m.d.comb += [
+            alternate.eq(new.opcode == self.alternate.opcode),
+            on_host.eq(alternate | (new.opcode == self.operation.opcode)),
+            window.eq(Cat(new.window[:3], alternate)),
+        ]
         kept = Signal(data.StructLayout({name: len(new[name]) for name in _KEPT}))
         limit = Signal(ADDRESS_BITS)
         with m.If(self.start):
             m.d.sync += [kept[name].eq(new[name]) for name in _KEPT]
             m.d.sync += [
                 self.on_host.eq(on_host),
-                self.window.eq(Mux(on_host, new.window, 0)),
-                limit.eq(Mux(on_host, self.window_bytes[new.window[:3]], self.weight_bytes)),
+                self.window.eq(Mux(on_host, window, 0)),
+                limit.eq(Mux(on_host, self.window_bytes[window], self.weight_bytes)),
             ]
 
         m.submodules.walker = walker = BeatWalker(
@@ -219,7 +226,7 @@ class LoadEngine(Component):
                 "weight": Out(_beats(arch.weight_port.width_bytes, user_bits, write=False)),
                 "ub": Out(UbWriteSignature(arch)),
                 "weight_bytes": In(ADDRESS_BITS),
-                "window_bytes": In(data.ArrayLayout(ADDRESS_BITS, WINDOWS)),
+                "window_bytes": In(data.ArrayLayout(ADDRESS_BITS, ALL_WINDOWS)),
             }
         )
 
@@ -305,7 +312,7 @@ class StoreEngine(Component):
                 "weight": Out(_beats(arch.weight_port.width_bytes, STORE_USER_BITS, write=True)),
                 "ub": Out(UbReadSignature(arch)),
                 "weight_bytes": In(ADDRESS_BITS),
-                "window_bytes": In(data.ArrayLayout(ADDRESS_BITS, WINDOWS)),
+                "window_bytes": In(data.ArrayLayout(ADDRESS_BITS, ALL_WINDOWS)),
                 "buffered": Out(bits_for(arch.store_buffer_beats)),
             }
         )

@@ -35,10 +35,13 @@ def rotate_right(m: Module, word: Any, amount: Any, name: str) -> Any:
     return word
 
 
-def rotate_left(m: Module, word: Any, amount: Any, name: str) -> Any:
-    """Byte j of the result is byte (j - `amount`) % n of `word`; n is a power of two."""
-    for stage in range(ceil_log2(len(word) // 8)):
-        bits = 8 << stage
+def rotate_left(m: Module, word: Any, amount: Any, name: str, *, unit_bits: int = 8) -> Any:
+    """Byte j of the result is byte (j - `amount`) % n of `word`; n is a power of two.
+
+    `unit_bits`: bits of what stands for a byte.
+    """
+    for stage in range(ceil_log2(len(word) // unit_bits)):
+        bits = unit_bits << stage
         turned = Signal(len(word), name=f"{name}_{stage}")
         m.d.comb += turned.eq(Mux(amount[stage], Cat(word[-bits:], word[:-bits]), word))
         word = turned
@@ -68,7 +71,7 @@ class UnifiedBuffer(Component):
         widest = max(arch.weight_port.width_bytes, arch.host_port.width_bytes)
         self.port_bytes = {
             "store": widest,
-            "weights": arch.weight_port.width_bytes,
+            "weights": max(arch.rows, arch.columns),
             "matrix": arch.rows,
             "vector_a": arch.columns,
             "vector_b": width,

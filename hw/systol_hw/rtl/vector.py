@@ -1,4 +1,4 @@
-"""The vector engine: parameter reads, taps, lanes, and the buffer of rows to be written.
+"""The vector engine: prologue reads, taps, passes, lanes, and the buffer of rows to be written.
 
 Ref: docs/timing.md, section 7.
 """
@@ -12,7 +12,6 @@ from amaranth.utils import bits_for
 from systol_hw.arch import VECTOR_PIPELINE_CYCLES, Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
-from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.rtl.interfaces import (
     AccumulatorReadSignature,
     EngineSignature,
@@ -30,10 +29,10 @@ STATES = {state.name: state.code for state in UNIT_STATES[Unit.VECTOR]}
 
 
 class VectorEngine(Component):
-    """Performs `requantize`, `copy` and `fill`; other operations never reach it.
+    """Performs every operation of the vector unit.
 
-    A tap performed in cycle t keeps the next one out until t + S; its row, if it is the last tap
-    of one, is written from t + S + 8 on.
+    An access or pass performed in cycle t keeps the next one out until t + S; the plane that it
+    writes, if it does, is presented to the unified buffer from t + S + 8 on.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ class VectorEngine(Component):
     -------
     engine : In(EngineSignature(Unit.VECTOR, ...))
     ub_a, ub_b : Out(UbReadSignature)
-        Taps; parameters.
+        Operand A; operand B, parameters and tables.
     accumulators : Out(AccumulatorReadSignature)
     ub_write : Out(UbWriteSignature)
     held_rows : Out
@@ -72,30 +71,31 @@ class VectorEngine(Component):
         connect(m, buffer.ub_write, flipped(self.ub_write))
 
         # The entry counts down from all ones and is free at `free`; the lanes are empty once no
-        # cycle of occupation is on its way through them. Neither is cleared by a tap: that would
-        # become a synchronous reset that depends on the register, which ABC9 takes for a loop.
+        # cycle of occupation is on its way through them. Neither is cleared by an access: that
+        # would become a synchronous reset that depends on the register, which ABC9 takes for a
+        # loop.
         slot = arch.vector_slot_cycles
         bits = bits_for(slot - 1)
         free = (1 << bits) - slot
         occupied = Signal(bits, init=free)
         filled = Signal(VECTOR_PIPELINE_CYCLES)
-        performed, tap, entering = Signal(), Signal(), Signal()
+        performed, enters, entering = Signal(), Signal(), Signal()
         m.d.comb += [
-            tap.eq(performed & ~walker.parameters),
-            entering.eq(tap | (occupied != free)),
+            enters.eq(performed & ~walker.prologue),
+            entering.eq(enters | (occupied != free)),
         ]
         m.d.sync += filled.eq(Cat(entering, filled))
-        with m.If(tap):
+        with m.If(enters):
             m.d.sync += occupied.eq((1 << bits) - 1)
         with m.Elif(occupied != free):
             m.d.sync += occupied.eq(occupied - 1)
 
-        admitted, granted = Signal(), Signal()
+        admitted = Signal()
         with m.If(occupied != free):
             m.d.comb += engine.state.eq(STATES["busy"])
-        with m.Elif(walker.parameters & filled.any()):
+        with m.Elif(walker.prologue & filled.any()):
             m.d.comb += engine.state.eq(STATES["wait_lanes"])
-        with m.Elif(walker.tap_last & (self.held_rows == arch.vector_write_rows)):
+        with m.Elif(walker.writes & (self.held_rows == arch.vector_write_rows)):
             m.d.comb += engine.state.eq(STATES["wait_buffer"])
         with m.Else():
             m.d.comb += [
@@ -103,23 +103,12 @@ class VectorEngine(Component):
                 admitted.eq(engine.active & ~walker.out_of_range),
                 engine.state.eq(Mux(performed, STATES["busy"], STATES["wait_bank"])),
             ]
-        with m.If(walker.parameters):
-            m.d.comb += [self.ub_b.request.eq(admitted), granted.eq(self.ub_b.grant)]
-        with m.Elif(~walker.accesses):
-            m.d.comb += granted.eq(1)
-        with m.Elif(walker.source_ub):
-            m.d.comb += [self.ub_a.request.eq(admitted), granted.eq(self.ub_a.grant)]
-        with m.Else():
-            m.d.comb += [
-                self.accumulators.request.eq(admitted),
-                granted.eq(self.accumulators.grant),
-            ]
+        granted = self._reads(m, walker, admitted, performed)
         m.d.comb += [
-            performed.eq(admitted & granted),
             self.ub_a.address.eq(walker.address),
             self.ub_a.length.eq(walker.channels),
-            self.ub_b.address.eq(walker.parameter_address),
-            self.ub_b.length.eq(walker.parameter_length),
+            self.ub_b.address.eq(walker.b_address),
+            self.ub_b.length.eq(walker.b_length),
             self.accumulators.row.eq(walker.address),
             walker.start.eq(engine.start),
             walker.word.eq(engine.word),
@@ -129,35 +118,33 @@ class VectorEngine(Component):
             engine.last.eq(walker.last),
             engine.end.eq(buffer.end),
             engine.address_fault.eq(walker.out_of_range),
-            engine.amount_elements.eq(Mux(tap & walker.tap_last, walker.channels, 0)),
+            engine.amount_elements.eq(Mux(performed & walker.ends_row, walker.channels, 0)),
             engine.amount_saturations.eq(lanes.saturations),
             engine.amount_overflows.eq(lanes.overflows),
         ]
-
-        first = walker.fields_of(engine.word)
         m.d.comb += [
             lanes.start.eq(engine.start),
-            lanes.requantize.eq(first.opcode == OPERATION_BY_NAME["requantize"].opcode),
-            lanes.fill.eq(first.opcode == OPERATION_BY_NAME["fill"].opcode),
-            lanes.zero_point.eq(first.zero_point),
-            lanes.low.eq(first.low),
-            lanes.high.eq(first.high),
-            lanes.parameter_data.eq(self.ub_b.data),
-            lanes.tap.eq(tap),
-            lanes.tap_first.eq(walker.tap_first),
-            lanes.tap_last.eq(walker.tap_last),
-            lanes.tap_none.eq(~walker.accesses),
-            lanes.tap_ub.eq(walker.source_ub),
-            lanes.ub_data.eq(self.ub_a.data),
+            lanes.word.eq(engine.word),
+            lanes.loads.word.eq(granted["accumulators"]),
+            lanes.loads.a_low.eq(granted["a"] & ~walker.high_a),
+            lanes.loads.a_high.eq(granted["a"] & walker.high_a),
+            lanes.loads.b_low.eq(granted["b"] & ~walker.high),
+            lanes.loads.b_high.eq(granted["b"] & walker.high),
+            lanes.prologue.eq(performed & walker.prologue),
+            lanes.prologue_index.eq(walker.prologue_index),
+            lanes.access.eq(enters & ~walker.high),
+            lanes.first.eq(walker.first),
+            lanes.none.eq(walker.none),
+            lanes.plane.eq(walker.plane),
+            lanes.again.eq(walker.again),
+            lanes.writes.eq(walker.writes),
+            lanes.channels.eq(walker.channels),
+            lanes.a_data.eq(self.ub_a.data),
+            lanes.b_data.eq(self.ub_b.data),
             lanes.accumulator_data.eq(self.accumulators.data),
         ]
-        m.d.sync += [
-            lanes.parameter.eq(performed & walker.parameters),
-            lanes.parameter_index.eq(walker.parameter_index),
-            lanes.parameter_channels.eq(walker.channels),
-        ]
         m.d.comb += [
-            buffer.push.eq(tap & walker.tap_last),
+            buffer.push.eq(performed & walker.writes),
             buffer.push_address.eq(walker.out_address),
             buffer.push_length.eq(walker.channels),
             buffer.push_last.eq(walker.last),
@@ -168,3 +155,30 @@ class VectorEngine(Component):
             self.held_rows.eq(buffer.held),
         ]
         return m
+
+    def _reads(
+        self, m: Module, walker: VectorWalker, admitted: Any, performed: Any
+    ) -> dict[str, Any]:
+        """Present the access' reads and drive `performed`; returns the reads granted now.
+
+        Of A and B the one that is granted first is remembered and not presented again (7.3).
+        """
+        got_a, got_b = Signal(), Signal()
+        grants = {name: Signal(name=f"granted_{name}") for name in ("a", "accumulators", "b")}
+        satisfied_a, satisfied_b = Signal(), Signal()
+        m.d.comb += [
+            self.ub_a.request.eq(admitted & walker.reads_a & walker.source_ub & ~got_a),
+            self.accumulators.request.eq(admitted & walker.reads_a & ~walker.source_ub),
+            self.ub_b.request.eq(admitted & walker.reads_b & ~got_b),
+            grants["a"].eq(self.ub_a.request & self.ub_a.grant),
+            grants["accumulators"].eq(self.accumulators.request & self.accumulators.grant),
+            grants["b"].eq(self.ub_b.request & self.ub_b.grant),
+            satisfied_a.eq(~walker.reads_a | got_a | grants["a"] | grants["accumulators"]),
+            satisfied_b.eq(~walker.reads_b | got_b | grants["b"]),
+            performed.eq(admitted & satisfied_a & satisfied_b),
+        ]
+        m.d.sync += [
+            got_a.eq((got_a | grants["a"]) & ~satisfied_b),
+            got_b.eq((got_b | grants["b"]) & ~satisfied_a),
+        ]
+        return grants

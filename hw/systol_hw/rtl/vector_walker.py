@@ -1,31 +1,35 @@
-"""The vector engine's accesses in order: parameter reads, then the taps of each output row.
+"""The vector engine's accesses in order: prologue reads, then taps and passes of each output row.
 
 Ref: docs/timing.md, 7.1 and 7.6.
 """
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import data
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for, ceil_log2
 
-from systol_hw.arch import PARAMETER_BYTES, Arch
-from systol_hw.isa import OPERATION_BY_NAME
+from systol_hw.arch import Arch
+from systol_hw.operations import PLANE_UNIT_BYTES
 from systol_hw.rtl.decoder import fields_of
 from systol_hw.rtl.interfaces import ADDRESS_BITS, INSTRUCTION_BITS
+from systol_hw.rtl.loop_address import LoopAddress
 from systol_hw.rtl.loops import LoopNest
 from systol_hw.rtl.ranges import outside
+from systol_hw.rtl.vector_mode import is_operation
+from systol_hw.rtl.vector_parameters import read_index_bits
+from systol_hw.rtl.vector_prologue import VectorPrologue
+from systol_hw.rtl.vector_window import TAP_LOOPS, VectorWindow
 
 __all__ = ["VectorWalker"]
 
-_LOOPS = {"kx": 8, "ky": 8, "x": 16, "y": 16, "n": 12}
-_LINE_BITS = 24
-"""Bits of a signed input row or column number: 2**7 + 65535*63 + 255*15 at the most."""
+_LOOPS = {"phase": 3, "kx": 8, "ky": 8, "x": 16, "y": 16, "n": 12}
+"""The phases of a tap are its accesses and, behind the last tap of a row, the passes."""
+_WINDOWED = ("requantize", "copy", "fill")
 
 
 class VectorWalker(Component):
-    """The current access of the active instruction, its window test done a cycle ahead.
+    """The current access or pass of the active instruction.
 
     Members
     -------
@@ -33,227 +37,203 @@ class VectorWalker(Component):
         Load an instruction; go to the next access.
     channels
         Live channels of the present group.
-    parameters
-        The access is a parameter read, not a tap.
-    parameter_index, parameter_address, parameter_length
-        Which of the group's parameter reads, and its bytes.
-    accesses, source_ub, address
-        The tap makes an access; its source, and byte address or accumulator row (modulo 2**32).
-    tap_first, tap_last
-        First and last tap of an output row; both low for a parameter read.
-    out_address
-        First byte of the output row.
+    prologue, prologue_index
+        The access is a parameter or table read on port B; which of the group's.
+    reads_a, source_ub, address
+        It reads A; from the unified buffer or the accumulators; byte address or row (mod 2**32).
+    reads_b, b_address, b_length
+        It reads B, or it is a prologue read.
+    high
+        It is the first of two accesses of a tap: the high plane.
+    high_a
+        What it reads of A are high bytes; so are, for a table, operands of one byte.
+    first, none
+        It is of an output row's first tap; of a tap outside the window.
+    again, plane
+        It is a pass; the number of the plane that it writes.
+    writes, out_address
+        It writes a plane of the output row; the first byte.
+    ends_row
+        It is the last access of an output row's last tap.
     last
         The instruction's last access.
     out_of_range
-        What is to be read, or the output of a row's last tap, does not exist.
+        What is to be read or written does not exist.
     """
 
     def __init__(self, arch: Arch):
         self.arch = arch
-        self.channels_per_read = arch.ub_width_bytes // PARAMETER_BYTES
-        reads = -(-arch.columns // self.channels_per_read)
         super().__init__(
             {
                 "start": In(1),
                 "word": In(INSTRUCTION_BITS),
                 "advance": In(1),
                 "channels": Out(bits_for(arch.columns)),
-                "parameters": Out(1),
-                "parameter_index": Out(range(reads)),
-                "parameter_address": Out(ADDRESS_BITS),
-                "parameter_length": Out(bits_for(arch.ub_width_bytes)),
-                "accesses": Out(1),
+                "prologue": Out(1),
+                "prologue_index": Out(read_index_bits(arch)),
+                "reads_a": Out(1),
                 "source_ub": Out(1),
                 "address": Out(ADDRESS_BITS),
-                "tap_first": Out(1),
-                "tap_last": Out(1),
+                "reads_b": Out(1),
+                "b_address": Out(ADDRESS_BITS),
+                "b_length": Out(bits_for(arch.ub_width_bytes)),
+                "high": Out(1),
+                "high_a": Out(1),
+                "first": Out(1),
+                "none": Out(1),
+                "again": Out(1),
+                "plane": Out(2),
+                "writes": Out(1),
                 "out_address": Out(ADDRESS_BITS),
+                "ends_row": Out(1),
                 "last": Out(1),
                 "out_of_range": Out(1),
             }
         )
 
-    @staticmethod
-    def fields_of(word: Any) -> data.View:
-        """The fields of `requantize`, whose places `copy` and `fill` share."""
-        return fields_of(word, "requantize")
-
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        arch = self.arch
-        kept = Signal(INSTRUCTION_BITS)
+        kept, current = Signal(INSTRUCTION_BITS), Signal(INSTRUCTION_BITS)
         with m.If(self.start):
             m.d.sync += kept.eq(self.word)
-        new, old = self.fields_of(self.word), self.fields_of(kept)
-        current = Signal(INSTRUCTION_BITS)
         m.d.comb += current.eq(Mux(self.start, self.word, kept))
-        now = self.fields_of(current)
+        now = fields_of(current, "requantize")
+        windowed = is_operation(now, *_WINDOWED)
+        binary = is_operation(now, "binary")
+        two_bytes_a, two_bytes_b = Signal(), Signal()
+        m.d.comb += [
+            two_bytes_a.eq(now.a_width & (now.source_ub | ~windowed)),
+            two_bytes_b.eq(binary & fields_of(current, "binary").b_width),
+        ]
+        two_accesses = two_bytes_a | two_bytes_b
 
-        tap_advance = Signal()
+        # `step` goes from access to access, `move` from tap to tap.
         m.submodules.nest = nest = LoopNest(_LOOPS)
+        turns = nest.steps
+        step, move = Signal(), Signal()
         m.d.comb += [
-            tap_advance.eq(self.advance & ~self.parameters),
+            step.eq(self.advance & ~self.prologue),
+            move.eq(step & ~turns.phase),
             nest.start.eq(self.start),
-            nest.advance.eq(tap_advance),
+            nest.advance.eq(step),
         ]
-        for name in _LOOPS:
-            m.d.comb += nest.counts[name].eq(now[f"{name}_count"])
-        steps = nest.steps
+        passes = Mux(nest.next_last.kx & nest.next_last.ky, Mux(now.width[1], 3, now.width[0]), 0)
+        m.d.comb += nest.counts.phase.eq(1 + two_accesses + passes)
+        for name in TAP_LOOPS:
+            count = now[f"{name}_count"]
+            # The other operations have other fields where these have the taps' counts.
+            m.d.comb += nest.counts[name].eq(
+                Mux(windowed, count, 1) if name in ("kx", "ky") else count
+            )
+        self._phase(m, step, turns, two_accesses)
 
-        group = Signal()  # a group begins in the next cycle
-        channels = Signal.like(self.channels)
-        m.d.comb += [
-            group.eq(self.start | (tap_advance & steps.n)),
-            channels.eq(Mux(nest.next_last.n, now.n_last, arch.columns)),
-        ]
-        with m.If(group):
-            m.d.sync += self.channels.eq(channels)
-        self._parameters(m, now, group, channels)
-        self._address(m, new, old, steps, tap_advance)
-        self._output(m, new, old, steps, tap_advance)
-        self._window(m, now, steps, tap_advance)
-
+        m.submodules.window = window = VectorWindow()
+        m.d.comb += [window.start.eq(self.start), window.word.eq(current), window.move.eq(move)]
+        m.d.comb += [window.turns[name].eq(turns[name]) for name in TAP_LOOPS]
         with m.If(self.start):
-            m.d.sync += self.tap_first.eq(1)
-        with m.Elif(tap_advance):
-            m.d.sync += self.tap_first.eq(~(steps.kx | steps.ky))
+            m.d.sync += self.first.eq(1)
+        with m.Elif(move):
+            m.d.sync += self.first.eq(~(turns.kx | turns.ky))
+
+        fill = is_operation(now, "fill")
+        last_tap = nest.last.kx & nest.last.ky & ~self.prologue
         m.d.comb += [
-            self.source_ub.eq(old.source_ub),
-            self.tap_last.eq(~self.parameters & nest.last.kx & nest.last.ky),
-            self.last.eq(~self.parameters & nest.done),
+            self.source_ub.eq(now.source_ub | ~windowed),
+            self.none.eq(windowed & ~fill & ~window.inside),
+            self.reads_a.eq(
+                ~self.prologue & ~self.again & ~self.none & ~fill & (~self.high | two_bytes_a)
+            ),
+            self.high_a.eq(self.high | (is_operation(now, "table") & ~two_bytes_a)),
+            self.writes.eq(last_tap & ~self.high),
+            self.ends_row.eq(self.writes & ~self.again),
+            self.last.eq(~self.prologue & nest.done),
         ]
+        reads_b = binary & ~self.again & (~self.high | two_bytes_b)
+        self._prologue(m, current, step & turns.n, nest.next_last.n, reads_b)
+        self._addresses(m, kept, nest, step, two_bytes_a, two_bytes_b)
         self._ranges(m)
         return m
 
-    def _parameters(self, m: Module, now: Any, group: Any, channels: Any) -> None:
-        """Parameter reads of a group: W bytes each, the last only as long as needed."""
-        arch = self.arch
-        group_address, next_group = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        left = Signal.like(self.channels)
-        ends = Signal()
-        m.d.comb += [
-            next_group.eq(
-                Mux(
-                    self.start,
-                    now.parameter_address,
-                    group_address + PARAMETER_BYTES * arch.columns,
-                )
-            ),
-            ends.eq(left <= self.channels_per_read),
-            self.parameter_length.eq(
-                Mux(ends, PARAMETER_BYTES * left, arch.ub_width_bytes)
-            ),
-        ]
-        with m.If(group):
-            m.d.sync += [
-                self.parameters.eq(now.opcode == OPERATION_BY_NAME["requantize"].opcode),
-                self.parameter_index.eq(0),
-                self.parameter_address.eq(next_group),
-                group_address.eq(next_group),
-                left.eq(channels),
-            ]
-        with m.Elif(self.advance & self.parameters):
-            m.d.sync += [
-                self.parameters.eq(~ends),
-                self.parameter_index.eq(self.parameter_index + 1),
-                self.parameter_address.eq(self.parameter_address + arch.ub_width_bytes),
-                left.eq(left - self.channels_per_read),
-            ]
+    def _phase(self, m: Module, step: Any, turns: Any, two_accesses: Any) -> None:
+        """Which access of its tap, or which pass of its row, the present one is."""
+        with m.If(self.start | (step & ~turns.phase)):
+            m.d.sync += [self.high.eq(two_accesses), self.again.eq(0), self.plane.eq(0)]
+        with m.Elif(step):
+            m.d.sync += self.high.eq(0)
+            with m.If(~self.high):
+                m.d.sync += [self.again.eq(1), self.plane.eq(self.plane + 1)]
 
-    def _address(self, m: Module, new: Any, old: Any, steps: Any, advance: Any) -> None:
-        """Operand A: each loop keeps the address at which it began its present turn."""
-        bases = {name: Signal(ADDRESS_BITS, name=f"base_{name}") for name in ("ky", "x", "y", "n")}
-        begins = {"kx": self.address, **bases}
-        base, step = Signal(ADDRESS_BITS), Signal(signed(24))
-        chain = m.If
-        for name in _LOOPS:
-            with chain(steps[name]):
-                m.d.comb += [base.eq(begins[name]), step.eq(old[f"a_{name}_step"])]
-            chain = m.Elif
-        following = Signal(ADDRESS_BITS)
-        m.d.comb += following.eq(Mux(self.start, new.a_address, base + step))
-        with m.If(self.start | advance):
-            m.d.sync += self.address.eq(following)
-        self._keep_bases(m, bases, following, steps, advance)
-
-    def _output(self, m: Module, new: Any, old: Any, steps: Any, advance: Any) -> None:
-        """The output row's address, which stands still over its taps."""
-        bases = {name: Signal(ADDRESS_BITS, name=f"out_base_{name}") for name in ("y", "n")}
-        begins = {"x": self.out_address, **bases}
-        base, step = Signal(ADDRESS_BITS), Signal(signed(24))
-        chain = m.If
-        for name in begins:
-            with chain(steps[name]):
-                m.d.comb += [base.eq(begins[name]), step.eq(old[f"out_{name}_step"])]
-            chain = m.Elif
-        following = Signal(ADDRESS_BITS)
-        m.d.comb += following.eq(Mux(self.start, new.out_address, base + step))
-        with m.If(self.start | (advance & ~steps.kx & ~steps.ky)):
-            m.d.sync += self.out_address.eq(following)
-        self._keep_bases(m, bases, following, steps, advance)
-
-    def _keep_bases(
-        self, m: Module, bases: dict[str, Signal], following: Any, steps: Any, advance: Any
+    def _prologue(
+        self, m: Module, current: Any, next_group: Any, next_last: Any, reads_b: Any
     ) -> None:
-        """A step of a loop begins it, and all loops inside it, at `following`."""
-        names = list(_LOOPS)
-        for name, base in bases.items():
-            outer = steps[name]
-            for further in names[names.index(name) + 1 :]:
-                outer = outer | steps[further]
-            with m.If(self.start | (advance & outer)):
-                m.d.sync += base.eq(following)
+        """Groups, and the reads before their rows, which share port B with operand B."""
+        fields = fields_of(current, "requantize")
+        group = self.start | next_group
+        channels = Signal.like(self.channels)
+        m.d.comb += channels.eq(Mux(next_last, fields.n_last, self.arch.columns))
+        with m.If(group):
+            m.d.sync += self.channels.eq(channels)
+        m.submodules.prologue = prologue = VectorPrologue(self.arch)
+        m.submodules.b_address = b = LoopAddress(("phase", "x", "y", "n"))
+        m.d.comb += [
+            prologue.start.eq(self.start),
+            prologue.word.eq(current),
+            prologue.group.eq(group),
+            prologue.channels.eq(channels),
+            prologue.advance.eq(self.advance & self.prologue),
+            self.prologue.eq(prologue.reading),
+            self.prologue_index.eq(prologue.index),
+            self.reads_b.eq(self.prologue | reads_b),
+            self.b_address.eq(Mux(self.prologue, prologue.address, b.address)),
+            self.b_length.eq(Mux(self.prologue, prologue.length, self.channels)),
+        ]
 
-    def _window(self, m: Module, now: Any, steps: Any, advance: Any) -> None:
-        """Register whether the next tap is inside the window and so makes an access."""
-
-        def coordinate(name: str) -> Any:
-            """The next tap's input row or column; `name` is y or x."""
-            tap, start = Signal(signed(_LINE_BITS), name=name), now[f"{name}_start"]
-            first = Signal(signed(_LINE_BITS), name=f"first_{name}")
-            following = Signal(signed(_LINE_BITS), name=f"next_{name}")
-            # What begins the coordinate anew, and what leaves its output row or column alone.
-            anew = steps.n | (steps.y if name == "x" else 0)
-            same = steps.kx | steps.ky | (steps.x if name == "y" else 0)
-            with m.If(self.start | anew):
-                m.d.comb += following.eq(start)
-            with m.Elif(steps[f"k{name}"]):
-                m.d.comb += following.eq(tap + now[f"k{name}_step"])
-            with m.Elif(steps[name]):
-                m.d.comb += following.eq(first + now[f"{name}_step"])
-            with m.Elif(steps.kx):
-                m.d.comb += following.eq(tap)
-            with m.Else():
-                m.d.comb += following.eq(first)
-            with m.If(self.start | advance):
-                m.d.sync += tap.eq(following)
-                with m.If(self.start | ~same):
-                    m.d.sync += first.eq(following)
-            return ~following[-1] & (following < now[f"{name}_limit"])
-
-        inside = coordinate("y") & coordinate("x")
-        reads = now.opcode != OPERATION_BY_NAME["fill"].opcode
-        with m.If(self.start | advance):
-            m.d.sync += self.accesses.eq(inside & reads)
+    def _addresses(
+        self, m: Module, kept: Any, nest: Any, step: Any, two_bytes_a: Any, two_bytes_b: Any
+    ) -> None:
+        """Operands stand at their high plane when a tap begins, outputs at their low one."""
+        turns, unit = nest.steps, ceil_log2(PLANE_UNIT_BYTES)
+        m.submodules.a_address = a = LoopAddress(tuple(_LOOPS))
+        m.submodules.out_address = out = LoopAddress(("phase", "x", "y", "n"))
+        walks = (
+            ("a", "requantize", a, two_bytes_a),
+            ("b", "binary", m.submodules.b_address, two_bytes_b),
+            ("out", "requantize", out, 1),
+        )
+        for name, operation, walk, planes in walks:
+            new, old = fields_of(self.word, operation), fields_of(kept, operation)
+            first, after = (
+                Mux(planes, fields[f"{name}_plane_step"], 0) << unit for fields in (new, old)
+            )
+            m.d.comb += [
+                walk.start.eq(self.start),
+                walk.first.eq(new[f"{name}_address"]),
+                walk.first_offset.eq(0 if name == "out" else first),
+                walk.steps.phase.eq(after if name == "out" else -after),
+                walk.move.eq(step),
+            ]
+            for loop in walk.loops:
+                m.d.comb += walk.turns[loop].eq(turns[loop])
+                if loop != "phase":
+                    m.d.comb += walk.steps[loop].eq(old[f"{name}_{loop}_step"])
+        m.d.comb += [
+            # The output stands still until its low plane is written.
+            out.move.eq(step & ~turns.kx & ~turns.ky & (self.writes | ~turns.phase)),
+            self.address.eq(a.address),
+            self.out_address.eq(out.address),
+        ]
 
     def _ranges(self, m: Module) -> None:
         """5.5, for the access that is performed next."""
         arch = self.arch
         size = arch.ub_bytes
-        read_outside = Signal()
-        with m.If(self.parameters):
-            m.d.comb += read_outside.eq(
-                outside(self.parameter_address, self.parameter_length, size)
-            )
-        with m.Elif(self.source_ub):
-            m.d.comb += read_outside.eq(
-                self.accesses & outside(self.address, self.channels, size)
-            )
-        with m.Else():
-            m.d.comb += read_outside.eq(
-                self.accesses & self.address[ceil_log2(arch.accumulator_rows) :].any()
-            )
+        a_outside = Mux(
+            self.source_ub,
+            outside(self.address, self.channels, size),
+            self.address[ceil_log2(arch.accumulator_rows) :].any(),
+        )
         m.d.comb += self.out_of_range.eq(
-            read_outside | (self.tap_last & outside(self.out_address, self.channels, size))
+            (self.reads_a & a_outside)
+            | (self.reads_b & outside(self.b_address, self.b_length, size))
+            | (self.writes & outside(self.out_address, self.channels, size))
         )

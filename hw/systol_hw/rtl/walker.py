@@ -47,8 +47,8 @@ class BeatWalker(Component):
         The beat is the last of its run, of its burst.
     limit : In(32)
         Bytes of the memory; at most 2**31.
-    beyond : Out(1)
-        Live bytes are outside the memory.
+    beyond, run_beyond : Out(1)
+        Live bytes of the beat, bytes of the whole run, are outside the memory.
     """
 
     def __init__(self, *, widths_bytes: tuple[int, int], burst_bytes: int, length_bits: int):
@@ -72,6 +72,7 @@ class BeatWalker(Component):
                 "burst_last": Out(1),
                 "limit": In(ADDRESS_BITS),
                 "beyond": Out(1),
+                "run_beyond": Out(1),
             }
         )
 
@@ -110,7 +111,8 @@ class BeatWalker(Component):
         word_last = Signal(ADDRESS_BITS)
         m.d.comb += [
             word_last.eq(self.address | in_word),
-            self.beyond.eq((run_end > self.limit) & (word_last >= self.limit)),
+            self.run_beyond.eq(run_end > self.limit),
+            self.beyond.eq(self.run_beyond & (word_last >= self.limit)),
         ]
         with m.If(self.load):
             m.d.sync += [

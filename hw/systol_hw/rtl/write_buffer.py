@@ -1,4 +1,4 @@
-"""Rows between the vector lanes and the unified buffer (docs/timing.md, 7.4 and 7.5)."""
+"""Planes of rows between the lanes and the unified buffer (docs/timing.md, 7.4 and 7.5)."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class WriteBuffer(Component):
     Members
     -------
     push, push_address, push_length, push_last : In
-        A row's last tap is performed: where the row will be written, and whether it is its
+        What writes a plane of a row is performed: where it will be written, and whether it is its
         instruction's last. Only while `held` is less than `vector_write_rows`.
     valid, beat, beat_last, results : In
         Beats of the pushed rows' bytes, row by row.

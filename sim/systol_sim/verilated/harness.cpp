@@ -26,7 +26,7 @@ using Waves = VerilatedVcdC;
 namespace {
 
 constexpr int kUnits = 6;
-constexpr int kWindows = 8;
+constexpr int kWindows = 16;
 constexpr int kWidestBeat = 64;
 
 enum Status : int32_t { kHalted = 0, kFaulted = 1, kLimit = 2 };
@@ -45,7 +45,7 @@ extern "C" struct SystolRun {
     int32_t port_bytes[2];  // of the weight port and of the host port
     int32_t extra_delay;    // responses come up to so many cycles late, at random
     int32_t stall_percent;  // cycles in which a request is not accepted, at random
-    uint64_t seed;
+    uint64_t seed;          // memories with neither of these answer a sync_host at once
     // What is read back.
     const uint32_t* counter_addresses;  // group << 8 | tag << 4 | code
     int64_t* counters;
@@ -68,6 +68,7 @@ extern "C" struct SystolRun {
     int32_t status;
     int32_t fault_cause;
     int32_t fault_unit;
+    uint32_t status_word;
 };
 
 namespace {
@@ -135,11 +136,30 @@ private:
     std::deque<Response> queue_;
 };
 
+// The program that waits for a sync_host: answers at once, or like slow memories some time later.
+class Host {
+public:
+    explicit Host(const SystolRun& run) : state_(run.seed * 0x9E3779B97F4A7C15ULL | 1),
+                                          exact_(!run.extra_delay && !run.stall_percent) {}
+
+    // Whether it acknowledges in this cycle, in which it is waited for.
+    bool acknowledges() {
+        if (exact_) return true;
+        state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;
+        return (state_ >> 33) % kThinkingCycles == 0;
+    }
+
+private:
+    static constexpr int kThinkingCycles = 32;  // on average: about a port's latency
+    uint64_t state_;
+    const bool exact_;
+};
+
 class Bench {
 public:
     explicit Bench(SystolRun& run) : run_(run), context_(new VerilatedContext),
                                      top_(new Vsystol_machine{context_.get()}),
-                                     weight_(run, 0), host_(run, 1) {}
+                                     weight_(run, 0), host_(run, 1), sync_(run) {}
 
     void execute() {
         open_waves();
@@ -215,6 +235,7 @@ private:
                          top_->PORT(host, request_address), &top_->PORT(host, request_data),
                          top_->PORT(host, request_strobe));
         }
+        top_->sync_ack = top_->sync_valid && sync_.acknowledges();
         top_->PORT(weight, request_ready) = weight_ready;
         top_->PORT(host, request_ready) = host_ready;
         top_->PORT(weight, response_valid) = weight_data != nullptr;
@@ -267,6 +288,7 @@ private:
     }
 
     void finish() {
+        run_.status_word = top_->status;
         if (top_->halted) run_.status = kHalted;
         if (top_->faulted) {
             run_.status = kFaulted;
@@ -313,6 +335,7 @@ private:
     const std::unique_ptr<Vsystol_machine> top_;
     Memory weight_;
     Memory host_;
+    Host sync_;
 #if VM_TRACE
     static constexpr int kAllLevels = 99;
     static constexpr uint64_t kCycleTime = 1000;  // ps

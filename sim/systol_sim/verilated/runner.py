@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from systol_hw.arch import WINDOWS, MemoryPort
+from systol_hw.arch import ALL_WINDOWS, TAGS, MemoryPort
 from systol_hw.errors import DifferenceError, InputError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
@@ -21,6 +21,7 @@ from systol_sim.run_setup import (
     counters_from,
     register_writes,
     rows_of_accumulators,
+    used_tags,
 )
 from systol_sim.verilated.build import model_library
 from systol_sim.waves import waves_format
@@ -34,8 +35,8 @@ class _Run(ctypes.Structure):
     _fields_ = (
         ("registers", ctypes.c_void_p),
         ("register_count", ctypes.c_int64),
-        ("memories", ctypes.c_void_p * (1 + WINDOWS)),
-        ("memory_bytes", ctypes.c_uint64 * (1 + WINDOWS)),
+        ("memories", ctypes.c_void_p * (1 + ALL_WINDOWS)),
+        ("memory_bytes", ctypes.c_uint64 * (1 + ALL_WINDOWS)),
         ("code_length", ctypes.c_int64),
         ("cycle_limit", ctypes.c_int64),
         ("port_bytes", ctypes.c_int32 * 2),
@@ -62,6 +63,7 @@ class _Run(ctypes.Structure):
         ("status", ctypes.c_int32),
         ("fault_cause", ctypes.c_int32),
         ("fault_unit", ctypes.c_int32),
+        ("status_word", ctypes.c_uint32),
     )
 
 
@@ -113,7 +115,8 @@ def run(
         Cycles after which the run is given up.
     extra_delay, stall_percent, seed
         Real memories: responses up to so many cycles late, and requests not accepted in so many
-        percent of the cycles, at random. `late_cycles` then counts what the pacer could not hide.
+        percent of the cycles, at random; a `sync_host` is then acknowledged some time later, and
+        not at once. `late_cycles` counts what the pacer could not hide.
     memories
         Whether to read back the unified buffer and the accumulators.
     waves
@@ -152,7 +155,9 @@ def run(
     )
     windows = program.initial_windows(dict(contents or {}))
     weight = program.initial_weight_memory()
-    addresses = counter_addresses()
+    # Reading a counter takes a cycle. Of the tags that cannot be charged one is read, each in turn.
+    tags = {*used_tags(program), len(program.code) % TAGS}
+    addresses = counter_addresses(sorted(tags))
     packed_addresses = np.array([g << 8 | t << 4 | c for g, t, c in addresses], np.uint32)
     values = np.zeros(len(addresses), np.int64)
     times = np.full((len(program.code), 2), -1, np.int64)
@@ -210,6 +215,7 @@ def run(
         counters=counters,
         times=times,
         interrupts=[int(value) for value in interrupts[: call.interrupt_count]],
+        status=call.status_word,
         memories=found,
     )
 

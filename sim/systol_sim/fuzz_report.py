@@ -1,0 +1,133 @@
+"""What a fuzz run found: differences, coverage and figures, as text, Markdown and JSON."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from systol_hw.atomic_file import replacing
+from systol_sim.coverage import Coverage
+
+BEGIN, END = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"
+"""What stands between these lines of a page is the report's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """A program on which something is wrong.
+
+    `machine`, `seed` and `kind` (None for a valid program) make it again; `lines` say what differs;
+    `reproducer` is the shrunk program's file, if a directory was given.
+    """
+
+    machine: str
+    seed: int
+    kind: str | None
+    lines: tuple[str, ...]
+    instructions: int
+    reproducer: Path | None
+
+    def __str__(self) -> str:
+        what = "valid program" if self.kind is None else f"program with {self.kind}"
+        head = f"{self.machine}, seed {self.seed}, {what}: "
+        head += f"shrunk to {self.instructions} instructions"
+        if self.reproducer is not None:
+            head += f" in {self.reproducer}"
+        return "\n  ".join((head, *self.lines))
+
+
+@dataclass(kw_only=True)
+class Report:
+    """The outcome of `fuzz`."""
+
+    programs: int = 0
+    faulting: int = 0
+    cycles: int = 0
+    seconds: float = 0.0
+    mismatches: list[Mismatch] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
+
+    def merge(self, other: "Report") -> None:
+        """Add another report's figures, but for the time."""
+        self.programs += other.programs
+        self.faulting += other.faulting
+        self.cycles += other.cycles
+        self.mismatches += other.mismatches
+        self.coverage.merge(other.coverage)
+
+    def format(self, *, coverage: bool = True) -> str:
+        """All of it as text."""
+        lines = [str(mismatch) for mismatch in self.mismatches]
+        if coverage:
+            lines.append(self.coverage.format())
+        lines.append(
+            f"{self.programs} programs ({self.faulting} faulting), {self.cycles} cycles, "
+            f"{len(self.mismatches)} mismatches, {self.seconds:.1f} s"
+        )
+        return "\n".join(lines)
+
+    def markdown(self, heading: str) -> str:
+        """`heading`, the figures in a sentence, and the coverage as a table."""
+        missing = self.coverage.missing()
+        reached = "every goal reached" if not missing else f"never reached: {', '.join(missing)}"
+        figures = (
+            f"**{self.programs:,} programs, {self.programs - self.faulting:,} valid and "
+            f"{self.faulting:,} faulting; {self.cycles:,} cycles; {len(self.mismatches)} "
+            f"differences; {reached}.** {self.seconds / 60:.0f} minutes."
+        )
+        lines = [
+            heading,
+            "",
+            figures,
+            "",
+            "| reached | times |",
+            "|---|---:|",
+            *(f"| {name} | {count:,} |" for name, count in self.coverage.rows()),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "programs": self.programs,
+            "faulting": self.faulting,
+            "cycles": self.cycles,
+            "seconds": self.seconds,
+            "mismatches": [
+                {
+                    "machine": m.machine, "seed": m.seed, "kind": m.kind, "lines": list(m.lines),
+                    "instructions": m.instructions,
+                    "reproducer": None if m.reproducer is None else str(m.reproducer),
+                }
+                for m in self.mismatches
+            ],
+            "coverage": dict(self.coverage.counts),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Report":
+        """The inverse of `to_dict`."""
+        report = cls(
+            programs=values["programs"], faulting=values["faulting"], cycles=values["cycles"],
+            seconds=values["seconds"],
+        )
+        for found in values["mismatches"]:
+            place = found["reproducer"]
+            report.mismatches.append(
+                Mismatch(
+                    machine=found["machine"], seed=found["seed"], kind=found["kind"],
+                    lines=tuple(found["lines"]), instructions=found["instructions"],
+                    reproducer=None if place is None else Path(place),
+                )
+            )
+        report.coverage.counts.update(values["coverage"])
+        return report
+
+
+def write_markdown(path: Path, text: str) -> None:
+    """Write `text` to `path`; where the file has the two marks, only between them."""
+    old = path.read_text("utf-8") if path.exists() else ""
+    if BEGIN in old and END in old:
+        before, after = old.split(BEGIN)[0], old.split(END, 1)[1]
+        text = f"{before}{BEGIN}\n{text}{END}{after}"
+    with replacing(path) as stream:
+        stream.write(text.encode())

@@ -1,0 +1,58 @@
+"""The vector unit alone through a window of streams (systol_sim.streams)."""
+
+from numba import njit
+
+from systol_sim.instruction_columns import FIRST
+from systol_sim.places import (
+    H_FROM,
+    HISTORY,
+    K_LAST,
+    P_HELD,
+    RING,
+    VECTOR,
+    WAIT_BANK,
+    WAIT_LANES,
+    WAIT_SPACE,
+)
+from systol_sim.step_vector import vector_performs, write_row
+
+
+@njit(cache=True)
+def stream_vector(m, t, end):  # type: ignore[no-untyped-def]
+    """Advance Vector from cycle `t` to `end`: its accesses and the writes of its rows. Deliveries
+    of Load and claims of the matrix are those of the whole window."""
+    m.store_banks = 0
+    m.weights_banks = 0
+    m.matrix_banks = 0
+    active = m.active[VECTOR] >= 0
+    states, peaks = m.states[VECTOR, m.charge[VECTOR]], m.scalars
+    while t < end:
+        m.held = m.held_in - m.held_out
+        peaks[P_HELD] = max(peaks[P_HELD], m.held)
+        write_row(m, t)
+        if active:
+            vector_performs(m, t)
+        states[m.code[VECTOR]] += 1
+        t += 1
+        # Until some moment nothing else happens: the lanes' entry is occupied, or the matrix claims
+        # the bank, the lanes are not empty, a row must be written first.
+        state = m.code[VECTOR]
+        held = m.held_in - m.held_out
+        moment = end
+        if active:
+            moment = m.entry_free
+            if state == WAIT_BANK and m.row[VECTOR, FIRST] == 0:
+                moment = m.claims[m.claims_out & (RING - 1), K_LAST] + 1
+            elif state == WAIT_LANES:
+                moment = m.lanes_empty
+            elif state == WAIT_SPACE:
+                moment = end if held >= m.write_rows else t
+        if moment <= t or t >= end:
+            continue
+        peaks[P_HELD] = max(peaks[P_HELD], held)
+        if held > 0:
+            moment = min(moment, m.rows_held[m.held_out & (HISTORY - 1), H_FROM])
+        gap = min(moment, end) - t
+        if gap > 0:
+            states[state] += gap
+            t += gap
