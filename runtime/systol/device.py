@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from systol_hw.errors import InputError, MissingToolError
 from systol_hw.program import Program
 from systol_sim.results import RunResult
+from systol_sim.waves import WAVE_FORMATS
 
 
 class Executor(Protocol):
@@ -31,14 +33,33 @@ class Executor(Protocol):
         ...
 
 
+class WaveExecutor(Executor, Protocol):
+    """An executor that can draw its signals."""
+
+    def __call__(
+        self,
+        program: Program,
+        contents: Mapping[str, np.ndarray],
+        *,
+        values: bool,
+        waves: Path | None = None,
+    ) -> RunResult:
+        """As `Executor`; draw the run's waveforms into the file `waves`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One registered executor; `open` imports what it needs, or raises `MissingToolError`."""
+    """One registered executor; `open` imports what it needs, or raises `MissingToolError`.
+
+    `waves` are the formats in which it draws waveforms; if any, it is a `WaveExecutor`.
+    """
 
     name: str
     doc: str
     counts_cycles: bool
     open: Callable[[], Executor]
+    waves: tuple[str, ...] = ()
 
 
 def _reference() -> Executor:
@@ -63,7 +84,7 @@ def _sim() -> Executor:
     return run
 
 
-def _hardware(module: str) -> Executor:
+def _hardware(module: str) -> WaveExecutor:
     """An executor of the hardware description; its packages are an extra of the installation."""
     try:
         imported = importlib.import_module(module)
@@ -74,9 +95,13 @@ def _hardware(module: str) -> Executor:
         ) from error
 
     def run(
-        program: Program, contents: Mapping[str, np.ndarray], *, values: bool = True
+        program: Program,
+        contents: Mapping[str, np.ndarray],
+        *,
+        values: bool = True,
+        waves: Path | None = None,
     ) -> RunResult:
-        result = imported.run(program, contents, checked=True, memories=False)
+        result = imported.run(program, contents, checked=True, memories=False, waves=waves)
         assert isinstance(result, RunResult)
         return result
 
@@ -104,12 +129,14 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 doc="the hardware description itself, through Verilator",
                 counts_cycles=True,
                 open=partial(_hardware, "systol_sim.verilated"),
+                waves=WAVE_FORMATS,
             ),
             Backend(
                 name="amaranth",
                 doc="the same in Amaranth's own simulator: no tools needed, and very slow",
                 counts_cycles=True,
                 open=partial(_hardware, "systol_sim.amaranth_sim"),
+                waves=("vcd",),
             ),
         )
     }

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 
-from systol.device import Backend, Executor, find_backend
+from systol.device import Backend, Executor, WaveExecutor, find_backend
 from systol_compiler.arithmetic import dequantize, quantize
 from systol_compiler.model import Binding, CompiledModel, MachineSegment
 from systol_compiler.quantized import HostOutput, HostSegment, QuantizeInput
@@ -127,6 +128,7 @@ class Session:
         *,
         keep_tensors: bool = False,
         progress: Progress | None = None,
+        waves: Path | None = None,
     ) -> ModelResult:
         """Run all items of `inputs`, a batch at a time.
 
@@ -138,14 +140,22 @@ class Session:
             is filled up with zeros, whose results are dropped: items are taken as independent.
         keep_tensors
             Return the int8 tensors too.
+        waves
+            Where to draw the waveforms of the first machine segment's first run.
 
         Raises
         ------
         InputError
-            An input is missing, unknown, or of another shape or type.
+            An input is missing, unknown, or of another shape or type; or the device draws no
+            waveforms, or not such a file.
         MachineFaultError
             The machine stopped with a fault.
         """
+        if waves is not None and not self.device.backend.waves:
+            raise InputError(
+                f"the {self.device.backend.name} backend has no signals to draw; take rtl or "
+                "amaranth for waveforms"
+            )
         items, arrays = self._check_inputs(inputs)
         batch = self.model.batch
         collected: dict[str, list[Array]] = {}
@@ -166,7 +176,8 @@ class Session:
                     on_host.update(self._run_host(segment, tensors))
                     host_seconds += time.perf_counter() - began
                     continue
-                result = self._run_machine(segment, tensors)
+                result = self._run_machine(segment, tensors, waves)
+                waves = None
                 machine_seconds += time.perf_counter() - began
                 first.setdefault(segment.name, result)
                 earlier = sums.get(segment.name)
@@ -222,7 +233,9 @@ class Session:
             raise InputError(f"inputs must have equal first dimensions, not {sorted(counts)}")
         return counts.pop(), arrays
 
-    def _run_machine(self, segment: MachineSegment, tensors: dict[str, Array]) -> RunResult:
+    def _run_machine(
+        self, segment: MachineSegment, tensors: dict[str, Array], waves: Path | None
+    ) -> RunResult:
         program = segment.program
         contents: dict[str, Array] = {
             window.name: np.zeros(window.size_bytes, np.uint8) for window in program.windows
@@ -232,7 +245,11 @@ class Session:
             _bytes_of(contents[binding.window], binding, tensor.nbytes)[:] = tensor.view(
                 np.uint8
             ).reshape(-1)
-        result = self.device.executor(program, contents, values=True)
+        executor = self.device.executor
+        if waves is None:
+            result = executor(program, contents, values=True)
+        else:
+            result = cast(WaveExecutor, executor)(program, contents, values=True, waves=waves)
         if result.fault is not None:
             raise MachineFaultError(_describe_fault(segment, result))
         windows = {

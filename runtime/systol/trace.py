@@ -1,7 +1,8 @@
 """Execution traces for Chrome's tracing viewer and Perfetto: a track a unit, a slice an
-instruction.
+instruction, named by the layer that it computes.
 
-Ref: "Trace Event Format" (the JSON array form: complete events, `ph` "X", times in microseconds).
+Ref: "Trace Event Format" (the JSON object form: complete events, `ph` "X", instants, `ph` "i", and
+metadata, `ph` "M"; times in microseconds).
 """
 
 from typing import Any
@@ -20,7 +21,11 @@ def make_trace(result: ModelResult) -> dict[str, Any]:
     """The first run of every machine segment, one process a segment, times at the machine's clock.
 
     A slice runs from an instruction's start cycle to its end cycle, both included. Instructions of
-    one unit overlap where several are in flight.
+    one unit overlap where several are in flight. A slice has the name of its layer in the binary's
+    debug map, or of its operation if it belongs to none; its arguments name the model's nodes. An
+    interrupt is an instant, too, in the cycle of its execution.
+
+    Nothing in it says which backend counted: traces of one binary and input are equal.
 
     Raises
     ------
@@ -35,9 +40,9 @@ def make_trace(result: ModelResult) -> dict[str, Any]:
                 f"the {result.backend.name} backend counts no cycles; take sim or rtl for a trace"
             )
         events.append(_name("process_name", process, 0, f"segment {run.segment.name}"))
-        events += [_name("thread_name", process, unit, unit.name.lower()) for unit in Unit]
+        events += [_name("thread_name", process, int(unit), unit.name.lower()) for unit in Unit]
         layers = {
-            pc: item.layer
+            pc: item
             for item in run.segment.layers
             for pc in range(item.first, item.first + item.count)
         }
@@ -46,24 +51,37 @@ def make_trace(result: ModelResult) -> dict[str, Any]:
             if start < 0 or end < 0:
                 continue
             item = decode(row.tobytes())
+            layer = layers.get(pc)
+            place = {"pid": process, "tid": int(item.unit)}
             events.append(
                 {
-                    "name": item.operation.name,
-                    "cat": layers.get(pc, "none"),
+                    "name": layer.layer if layer else item.operation.name,
+                    "cat": item.operation.name,
                     "ph": "X",
                     "ts": _microseconds(start, result.model.arch),
                     "dur": _microseconds(end - start + 1, result.model.arch),
-                    "pid": process,
-                    "tid": int(item.unit),
+                    **place,
                     "args": {
                         "pc": pc,
                         "start_cycle": start,
                         "end_cycle": end,
-                        "layer": layers.get(pc, ""),
+                        "layer": layer.layer if layer else "",
+                        "source_nodes": list(layer.source_nodes) if layer else [],
                         "text": format_instruction(item),
                     },
                 }
             )
+            if item.operation.name == "interrupt":
+                events.append(
+                    {
+                        "name": f"interrupt {item['value']}",
+                        "cat": "interrupt",
+                        "ph": "i",
+                        "s": "p",
+                        "ts": _microseconds(end, result.model.arch),
+                        **place,
+                    }
+                )
     return {"traceEvents": events, "displayTimeUnit": "ns"}
 
 

@@ -1,7 +1,9 @@
 """Runs small programs on the RTL in Amaranth's own simulator: slow, but without a C++ compiler."""
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from systol_sim.run_setup import (
     rows_of_accumulators,
     used_tags,
 )
+from systol_sim.waves import waves_format
 
 
 def run(
@@ -31,6 +34,7 @@ def run(
     packed: bool = False,
     cycle_limit: int = 100_000,
     memories: bool = False,
+    waves: Path | None = None,
 ) -> RunResult:
     """Run `program` on the RTL without Verilator.
 
@@ -40,6 +44,8 @@ def run(
     ----------
     program, contents, watchdog_cycles, checked, packed, cycle_limit, memories
         As in `systol_sim.verilated.run`; reading the memories back takes a cycle for each row.
+    waves
+        A .vcd file to draw all signals into, in 1 us cycles from reset on.
 
     Raises
     ------
@@ -48,10 +54,12 @@ def run(
     MissingToolError
         If Amaranth is not installed.
     InputError
-        If the program does not end within `cycle_limit`.
+        If the program does not end within `cycle_limit`, or `waves` cannot be written.
     """
     if not checked:
         check(program)
+    if waves is not None:
+        waves_format(waves, ("vcd",))
     try:
         from amaranth.sim import Simulator
 
@@ -72,7 +80,8 @@ def run(
     simulator = Simulator(machine)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench.execute)
-    simulator.run()
+    with contextlib.nullcontext() if waves is None else simulator.write_vcd(str(waves)):
+        simulator.run()
     assert bench.result is not None
     return bench.result
 

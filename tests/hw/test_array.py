@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
-from amaranth.back import verilog
 from amaranth.hdl import Module, Signal, Value, signed
 from amaranth.sim import Simulator
 
 from systol_hw.errors import ConfigurationError
 from systol_hw.rtl.array import SystolicArray, array_latency
+from systol_hw.rtl.convert_once import ModuleLibrary
 from systol_hw.rtl.delay_line import DelayLine
 from systol_hw.rtl.multiplier import PackedPair, PlainPair, recipe, truncated_product
 
@@ -189,14 +189,14 @@ def test_largest_sums_do_not_overflow(packed: bool) -> None:
 
 
 def test_block_is_one_module_of_large_array() -> None:
-    """With instances, the array's own text holds no processing element, only named blocks."""
-    dut = SystolicArray(32, 64, True, instances=True)
-    top = verilog.convert(dut, name="array", emit_src=False)
-    assert top.count(f"{dut.block_name} ") == 2 * 4
+    """In a module library, the array's own text holds no processing element, only blocks."""
+    library = ModuleLibrary()
+    top = library.convert(SystolicArray(32, 64, True), "array")
+    (name,) = library.texts
+    assert top.count(f"cell \\{name} ") == 2 * 4
     assert "shadow_" not in top
-    block = verilog.convert(dut.block, name=dut.block_name, emit_src=False)
-    assert f"module {dut.block_name}(" in block
-    assert "shadow_15_7" in block
+    assert library.texts[name].count(f"module \\{name}\n") == 1
+    assert "shadow_15_7" in library.texts[name]
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

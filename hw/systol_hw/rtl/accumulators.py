@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In
 
 from systol_hw.arch import Arch
-from systol_hw.rtl.block_ram import NO_COLLISIONS
+from systol_hw.rtl.block_ram import BlockRam
 from systol_hw.rtl.interfaces import (
     ACCUMULATOR_BITS,
     AccumulatorReadSignature,
@@ -51,16 +50,11 @@ class Accumulators(Component):
 
         reads, writes = [], []
         for bank in range(2):
-            memory = Memory(
-                shape=unsigned(ACCUMULATOR_BITS * columns), depth=rows, init=[], attrs=NO_COLLISIONS
-            )
+            memory = BlockRam(width=ACCUMULATOR_BITS * columns, depth=rows)
             m.submodules[f"bank_{bank}"] = memory
-            read, write = memory.read_port(), memory.write_port()
+            read, write = memory.read, memory.write
             claimed = matrix.valid & (matrix_bank == bank)
-            m.d.comb += [
-                read.en.eq(1),
-                read.addr.eq(Mux(claimed, matrix.row[:-1], vector.row[:-1])),
-            ]
+            m.d.comb += read.addr.eq(Mux(claimed, matrix.row[:-1], vector.row[:-1]))
             reads.append(read.data)
             writes.append(write)
 

@@ -21,7 +21,7 @@ triangles of registers; they also hold back what the pairs save, so that latency
 
 from typing import Any
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, ResetSignal, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
@@ -73,10 +73,6 @@ class SystolicArray(Component):
         timing are the same.
     block_limit : int
         Largest number of rows and of columns of an `ArrayBlock`.
-    instances : bool
-        True: blocks are instances of the module `block_name`, to be converted once from `block`
-        (`amaranth.back.verilog.convert(array.block, name=array.block_name)`). False: blocks are
-        submodules, which the Python simulator needs.
 
     Members
     -------
@@ -105,7 +101,6 @@ class SystolicArray(Component):
         packed: bool,
         *,
         block_limit: int = _LARGEST_BLOCK,
-        instances: bool = False,
     ):
         for name, value, even in (("rows", rows, False), ("columns", columns, True)):
             if not 4 <= value <= 256 or (even and value % 2):
@@ -116,11 +111,9 @@ class SystolicArray(Component):
         self.rows = rows
         self.columns = columns
         self.packed = packed
-        self.instances = instances
         block_rows = _block_size(rows, 1, block_limit)
         block_columns = _block_size(columns, 2, block_limit)
         self.block = self._make_block(block_rows, block_columns)
-        self.block_name = f"systol_array_block_{block_rows}x{block_columns}"
         super().__init__(
             {
                 "activations": In(ArrayLayout(signed(8), rows)),
@@ -234,23 +227,13 @@ class SystolicArray(Component):
         return Cat(below_sums)
 
     def _place_block(self, m: Module, name: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Add one block, as a submodule or as an instance; returns its outputs."""
-        if not self.instances:
-            # The first submodule is `block` itself, so that none is made and left unused.
-            first = name == "block_0_0"
-            block = self.block if first else self._make_block(self.block.rows, self.block.columns)
-            m.submodules[name] = block
-            m.d.comb += [getattr(block, f"{port}_in").eq(v) for port, v in inputs.items()]
-            return {port: getattr(block, f"{port}_out") for port in inputs}
-        outputs = {port: Signal(len(v), name=f"{name}_{port}") for port, v in inputs.items()}
-        m.submodules[name] = Instance(
-            self.block_name,
-            i_clk=ClockSignal(),
-            i_rst=ResetSignal(),
-            **{f"i_{port}_in": value for port, value in inputs.items()},
-            **{f"o_{port}_out": value for port, value in outputs.items()},
-        )
-        return outputs
+        """Add one block; returns its outputs."""
+        # The first submodule is `block` itself, so that none is made and left unused.
+        first = name == "block_0_0"
+        block = self.block if first else self._make_block(self.block.rows, self.block.columns)
+        m.submodules[name] = block
+        m.d.comb += [getattr(block, f"{port}_in").eq(v) for port, v in inputs.items()]
+        return {port: getattr(block, f"{port}_out") for port in inputs}
 
     def _activation_sums(self, m: Module, activations: list[Any]) -> list[Any]:
         """Sum of each row vector's activations, when its running sums leave each column pair."""

@@ -11,6 +11,7 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Shape, Signal
 from amaranth.lib.wiring import Component, In, Out
 
+from systol_hw.rtl.convert_once import converted_once
 from systol_hw.rtl.multiplier import recipe
 
 __all__ = ["ArrayBlock", "sum_growth"]
@@ -52,8 +53,10 @@ class ArrayBlock(Component):
     def __init__(self, rows: int, columns: int, *, packed: bool, first_row: int, total_growth: int):
         self.rows = rows
         self.columns = columns
+        self.packed = packed
         self.recipe = recipe(packed=packed)
         self.first_row = first_row
+        self.total_growth = total_growth
         self.sum_widths = [shape.width + total_growth for shape in self.recipe.terms]
         sums_width = columns // 2 * sum(self.sum_widths)
         super().__init__(
@@ -81,6 +84,7 @@ class ArrayBlock(Component):
             start += width
         return tuple(parts)
 
+    @converted_once("rows", "columns", "packed", "first_row", "total_growth")
     def elaborate(self, platform: Any) -> Module:
         m = Module()
 

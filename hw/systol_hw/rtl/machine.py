@@ -69,8 +69,6 @@ class Machine(Component):
     arch : Arch
     packed : bool
         Recipe of the array's products, see `systol_hw.rtl.array`; the function is the same.
-    instances : bool
-        The array's blocks as instances of a module that is converted once (`emit`).
 
     Members
     -------
@@ -100,10 +98,9 @@ class Machine(Component):
         An instruction starts or ends in this cycle, by unit, and which.
     """
 
-    def __init__(self, arch: Arch, *, packed: bool, instances: bool = False):
+    def __init__(self, arch: Arch, *, packed: bool):
         self.arch = arch
-        # Made here, because emission needs the array's block.
-        self.matrix_engine = MatrixEngine(arch, packed, instances=instances)
+        self.packed = packed
         members: dict[str, Any] = {
             "config_write": In(1),
             "config_address": In(registers.ADDRESS_BITS),
@@ -162,7 +159,7 @@ class Machine(Component):
             Unit.LOAD: LoadEngine(arch),
             Unit.STORE: StoreEngine(arch),
             Unit.WEIGHTS: WeightsEngine(arch),
-            Unit.MATRIX: self.matrix_engine,
+            Unit.MATRIX: MatrixEngine(arch, self.packed),
             Unit.VECTOR: VectorEngine(arch),
         }
         for unit in TOKEN_UNITS:

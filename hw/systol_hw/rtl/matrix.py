@@ -261,8 +261,6 @@ class MatrixEngine(Component):
     arch : Arch
     packed : bool
         Recipe of the array's products, see `SystolicArray`.
-    instances : bool
-        Blocks of the array as instances of a module converted once, see `SystolicArray`.
 
     Members
     -------
@@ -272,9 +270,9 @@ class MatrixEngine(Component):
     accumulators : Out(AccumulatorWriteSignature)
     """
 
-    def __init__(self, arch: Arch, packed: bool, *, instances: bool = False):
+    def __init__(self, arch: Arch, packed: bool):
         self.arch = arch
-        self.array = SystolicArray(arch.rows, arch.columns, packed, instances=instances)
+        self.array = SystolicArray(arch.rows, arch.columns, packed)
         super().__init__(
             {
                 "engine": In(EngineSignature(Unit.MATRIX, amount_bits(arch, Unit.MATRIX))),
@@ -357,7 +355,10 @@ class MatrixEngine(Component):
         ]
         aligned = self.ub.data[: 8 * rows]
         for level, bit in enumerate(skipped):
-            aligned = Mux(bit, Cat(Const(0, 8 << level), aligned)[: 8 * rows], aligned)
+            # A signal, because every byte that is taken of an expression is a copy of it.
+            moved = Signal(8 * rows, name=f"moved_{level}")
+            m.d.comb += moved.eq(Mux(bit, Cat(Const(0, 8 << level), aligned)[: 8 * rows], aligned))
+            aligned = moved
         for b in range(rows):
             # Taking 128 from an unsigned byte inverts its highest bit.
             read = aligned[8 * b : 8 * b + 8] ^ (walker.unsigned_activations << 7)

@@ -6,6 +6,7 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
+from systol_hw.rtl.convert_once import converted_once
 from systol_hw.rtl.operand_hold import VALUE_BITS
 
 __all__ = ["RunningReduction"]
@@ -54,6 +55,7 @@ class RunningReduction(Component):
         self.beats = beats
         super().__init__()
 
+    @converted_once("beats")
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # The beat's channel was last seen S beats ago.

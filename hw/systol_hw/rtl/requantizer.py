@@ -5,6 +5,7 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib.wiring import Component, In, Out
 
+from systol_hw.rtl.convert_once import converted_once
 from systol_hw.rtl.operand_hold import VALUE_BITS
 from systol_hw.rtl.vector_mode import MULTIPLIER_BITS, OPERAND_BITS, SHIFT_BITS, VectorMode
 
@@ -63,6 +64,7 @@ class Requantizer(Component):
     result: Out(8)
     saturated: Out(1)
 
+    @converted_once()
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         lower, upper = self._factors(m)

@@ -7,6 +7,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 from systol_hw.rtl.block_ram import NO_COLLISIONS
+from systol_hw.rtl.convert_once import converted_once
 from systol_hw.rtl.operand_hold import VALUE_BITS
 from systol_hw.rtl.vector_mode import OPERAND_BITS
 
@@ -58,6 +59,7 @@ class TableLookup(Component):
     difference: Out(signed(17))
     fraction: Out(8)
 
+    @converted_once()
     def elaborate(self, platform: Any) -> Module:
         m = Module()
 

@@ -10,12 +10,11 @@ from operator import or_
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In
 from amaranth.utils import bits_for, ceil_log2
 
 from systol_hw.arch import Arch
-from systol_hw.rtl.block_ram import NO_COLLISIONS
+from systol_hw.rtl.block_ram import BlockRam
 from systol_hw.rtl.interfaces import UbReadSignature, UbWriteSignature
 
 __all__ = ["READ_RANKS", "WRITE_RANKS", "UnifiedBuffer", "rotate_left", "rotate_right"]
@@ -105,23 +104,20 @@ class UnifiedBuffer(Component):
             m.d.comb += data.eq(_chosen([p.takes(bank) for p in writes], write_bytes))
             rows = []
             for parity, name in enumerate(("even", "odd")):
-                memory = Memory(
-                    shape=8 * arch.ub_width_bytes, depth=depth, init=[], attrs=NO_COLLISIONS
+                memory = BlockRam(
+                    width=8 * arch.ub_width_bytes, depth=depth, granularity=8, read_enables=True
                 )
                 m.submodules[f"bank_{bank}_{name}"] = memory
-                read, write = memory.read_port(), memory.write_port(granularity=8)
+                read, write = memory.read, memory.write
                 here = [p.takes_row(bank, parity) for p in reads]
-                m.d.comb += [
-                    read.en.eq(1),
-                    read.addr.eq(_chosen(here, [p.index[parity] for p in reads])),
-                ]
+                m.d.comb += read.addr.eq(_chosen(here, [p.index[parity] for p in reads]))
                 here = [p.takes_row(bank, parity) for p in writes]
                 m.d.comb += [
                     write.addr.eq(_chosen(here, [p.index[parity] for p in writes])),
                     write.data.eq(data),
                     write.en.eq(_chosen(here, [s[parity] for s in write_strobes])),
                 ]
-                rows.append(read.data)
+                rows.append(read)
             banks.append(self._read_bank(m, bank, reads, rows))
         for number, (name, place) in enumerate(zip(READ_RANKS, reads, strict=True)):
             shares = [
@@ -170,16 +166,16 @@ class UnifiedBuffer(Component):
             odd_first.eq(_chosen(takes, [place.odd for place in reads])),
         ]
         # A lane before the first byte's shows the later one of the two rows.
-        from_odd = _thermometer(offset, width) ^ odd_first.replicate(width)
+        from_odd = Signal(width, name=f"from_odd_{bank}")
+        m.d.comb += from_odd.eq(_thermometer(offset, width) ^ odd_first.replicate(width))
         takes_read = Signal.like(takes, name=f"takes_read_{bank}")
         offset_read = Signal.like(offset, name=f"offset_read_{bank}")
         m.d.sync += [takes_read.eq(takes), offset_read.eq(offset)]
         merged = []
         for parity, lanes in enumerate((~from_odd, from_odd)):
             here = Cat(place.takes_row(bank, parity) for place in reads).any()
-            shown = Signal(width, name=f"shown_{bank}_{parity}")
-            m.d.sync += shown.eq(Mux(here, lanes, 0))
-            merged.append(rows[parity] & Cat(lane.replicate(8) for lane in shown))
+            m.d.comb += rows[parity].en.eq(Mux(here, lanes, 0))
+            merged.append(rows[parity].data)
         word = Signal(8 * width, name=f"word_{bank}")
         m.d.comb += word.eq(merged[0] | merged[1])
         return takes_read, rotate_right(m, word, offset_read, f"turned_{bank}")

@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backend(parser)
     parser.add_argument("--counters", metavar="C.json", help="write the performance report")
     parser.add_argument("--trace", metavar="T.json", help="write a trace for Chrome or Perfetto")
+    parser.add_argument(
+        "--waves", type=Path, metavar="W.vcd|W.fst",
+        help="draw the RTL's signals in the first run (with --backend rtl)",
+    )  # fmt: skip
     parser.add_argument("--dump-tensors", metavar="DIR", help="write every int8 tensor to DIR")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -49,7 +53,10 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"the {device.backend.name} backend counts no cycles; take sim or rtl")
     with LateProgress("images") as progress:
         result = device.load(model).run(
-            inputs, keep_tensors=bool(options.dump_tensors), progress=progress
+            inputs,
+            keep_tensors=bool(options.dump_tensors),
+            progress=progress,
+            waves=options.waves,
         )
     if options.output:
         write_arrays(options.output, result.outputs)
@@ -64,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     if options.trace:
         write_json(options.trace, make_trace(result))
         say(f"trace: {options.trace}")
+    if options.waves:
+        say(f"waveforms: {options.waves}")
     outputs = [_summary(name, value) for name, value in result.outputs.items()]
     if options.json:
         print(json.dumps({"outputs": outputs, "report": report}, indent=2))

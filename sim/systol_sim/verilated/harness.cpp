@@ -12,6 +12,13 @@
 
 #include "Vsystol_machine.h"
 #include "verilated.h"
+#if VM_TRACE_FST
+#include "verilated_fst_c.h"
+using Waves = VerilatedFstC;
+#elif VM_TRACE_VCD
+#include "verilated_vcd_c.h"
+using Waves = VerilatedVcdC;
+#endif
 
 // Verilator's spelling of the port `memory__name`: it keeps double underscores for itself.
 #define PORT(memory, name) memory##___05F##name
@@ -50,6 +57,7 @@ extern "C" struct SystolRun {
     uint8_t* accumulators;
     int64_t accumulator_rows;
     int64_t accumulator_row_bytes;
+    const char* waves;  // the file to write, in a model that was built to draw waveforms
     // Results.
     int64_t* times;  // (code_length, 2), filled with -1
     uint32_t* interrupts;
@@ -154,6 +162,7 @@ public:
                                      weight_(run, 0), host_(run, 1), sync_(run) {}
 
     void execute() {
+        open_waves();
         reset();
         for (int64_t i = 0; i < run_.register_count; ++i) {
             top_->config_write = 1;
@@ -169,6 +178,7 @@ public:
         program();
         // The counters' last additions, and beats that a fault left behind.
         for (int i = 0; i < 8; ++i) step(run_.cycles + i, false);
+        close_waves();
         finish();
         read_counters();
         if (run_.ub) read_ub();
@@ -196,6 +206,7 @@ private:
     void program() {
         int64_t cycle = 0;
         run_.status = kLimit;
+        draw(0);
         while (top_->running) {
             if (cycle == run_.cycle_limit) break;
             step(cycle++, true);
@@ -231,8 +242,33 @@ private:
         top_->PORT(host, response_valid) = host_data != nullptr;
         if (weight_data) std::memcpy(&top_->PORT(weight, response_data), weight_data, run_.port_bytes[0]);
         if (host_data) std::memcpy(&top_->PORT(host, response_data), host_data, run_.port_bytes[1]);
+#if VM_TRACE
+        top_->eval();
+        draw(kCycleTime * cycle + kCycleTime / 2);
+        top_->clk = 1;
+        top_->eval();
+        draw(kCycleTime * (cycle + 1));
+        top_->clk = 0;
+        top_->eval();
+#else
         clock();
+#endif
     }
+
+    // Waveforms: cycle t begins at t ns, with the clock's rise, and its inputs come half a cycle later.
+#if VM_TRACE
+    void open_waves() {
+        context_->traceEverOn(true);
+        top_->trace(&waves_, kAllLevels);
+        waves_.open(run_.waves);
+    }
+    void draw(uint64_t time) { waves_.dump(time); }
+    void close_waves() { waves_.close(); }
+#else
+    void open_waves() {}
+    void draw(uint64_t) {}
+    void close_waves() {}
+#endif
 
     void trace(int64_t cycle) {
         const uint64_t starts[kUnits] = {
@@ -300,6 +336,11 @@ private:
     Memory weight_;
     Memory host_;
     Host sync_;
+#if VM_TRACE
+    static constexpr int kAllLevels = 99;
+    static constexpr uint64_t kCycleTime = 1000;  // ps
+    Waves waves_;
+#endif
 };
 
 }  // namespace

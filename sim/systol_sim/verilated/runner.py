@@ -1,6 +1,7 @@
 """Runs programs on the RTL, as Verilator compiled it."""
 
 import ctypes
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from systol_sim.run_setup import (
     used_tags,
 )
 from systol_sim.verilated.build import model_library
+from systol_sim.waves import waves_format
 
 _HALTED, _FAULTED, _LIMIT = range(3)
 
@@ -51,6 +53,7 @@ class _Run(ctypes.Structure):
         ("accumulators", ctypes.c_void_p),
         ("accumulator_rows", ctypes.c_int64),
         ("accumulator_row_bytes", ctypes.c_int64),
+        ("waves", ctypes.c_char_p),
         ("times", ctypes.c_void_p),
         ("interrupts", ctypes.c_void_p),
         ("interrupt_count", ctypes.c_int64),
@@ -88,6 +91,7 @@ def run(
     stall_percent: int = 0,
     seed: int = 0,
     memories: bool = True,
+    waves: Path | None = None,
 ) -> RunResult:
     """Run `program` on the RTL.
 
@@ -115,6 +119,10 @@ def run(
         not at once. `late_cycles` counts what the pacer could not hide.
     memories
         Whether to read back the unified buffer and the accumulators.
+    waves
+        A .vcd or .fst file to draw the run's signals into: cycle t begins at t ns. The model that
+        can do that is another one, built on its first use; in it, blocks that are compiled once
+        show their ports only.
 
     Raises
     ------
@@ -125,10 +133,11 @@ def run(
     MissingToolError
         If the model has to be built and a tool is missing.
     InputError
-        If the program does not end within `cycle_limit`.
+        If the program does not end within `cycle_limit`, or `waves` cannot be written.
     """
     if not checked:
         check(program)
+    wave_format = "" if waves is None else waves_format(waves)
     if not 0 <= stall_percent < 100 or not 0 <= extra_delay < 1 << 31:
         raise InputError(
             f"stall_percent must lie in 0..99 and extra_delay must not be negative, not "
@@ -175,6 +184,7 @@ def run(
         accumulator_rows=arch.accumulator_rows,
         accumulator_row_bytes=arch.columns * 4,
         times=times.ctypes.data,
+        waves=None if waves is None else os.fsencode(waves),
         interrupts=interrupts.ctypes.data,
     )
     for index, memory in enumerate([weight, *windows]):
@@ -182,7 +192,8 @@ def run(
         call.memory_bytes[index] = memory.size
     call.port_bytes[0] = arch.weight_port.width_bytes
     call.port_bytes[1] = arch.host_port.width_bytes
-    _load(model_library(arch, packed=packed)).systol_run(ctypes.byref(call))
+    library = model_library(arch, packed=packed, waves=wave_format)
+    _load(library).systol_run(ctypes.byref(call))
 
     if call.status == _LIMIT:
         raise InputError(
