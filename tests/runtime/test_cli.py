@@ -18,7 +18,7 @@ from systol.doctor import Finding
 from systol.report import SCHEMA
 from systol.selftest import tiny_answer, tiny_input, tiny_model
 from systol.terminal import LateProgress
-from systol_hw.errors import SystolError
+from systol_hw.errors import InputError, SystolError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -62,6 +62,27 @@ def test_run_writes_outputs_counters_trace_and_tensors(
     assert "array active" in out and "linear" in out
     assert f"{report['cycles']:,}" in out
     assert "c.json" in err and "c.json" not in out
+
+
+@pytest.mark.verilator
+def test_run_draws_waveforms_of_the_rtl(
+    binary: Path, images: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    waves = tmp_path / "w.vcd"
+    command = ("run", binary, "--input", images, "--waves", waves)
+    assert systol(*command, "--backend", "rtl") == 0
+    assert "$enddefinitions" in waves.read_text("ascii")
+    assert "w.vcd" in capsys.readouterr().err
+
+
+def test_waveforms_that_cannot_be_had_are_refused(
+    binary: Path, images: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    command = ("run", binary, "--input", images, "--waves")
+    assert systol(*command, tmp_path / "w.vcd") == InputError.exit_status
+    assert "the sim backend has no signals to draw; take rtl" in capsys.readouterr().err
+    assert systol(*command, tmp_path / "w.png", "--backend", "rtl") == InputError.exit_status
+    assert "must end in .vcd or .fst" in capsys.readouterr().err
 
 
 def test_run_prints_json_alone_on_stdout(binary: Path, images: Path, capsys: Captured) -> None:
