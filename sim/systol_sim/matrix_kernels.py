@@ -33,8 +33,6 @@ TILE_FIELDS = (
 ) = range(11)  # fmt: skip
 
 
-
-
 @compiled
 def _convert(source, unsigned, target):  # type: ignore[no-untyped-def]
     """Bytes as the numbers that enter the array."""

@@ -11,8 +11,6 @@ TRANSFER_FIELDS = (
 """What `transfer` is told of an instruction, in this order."""
 
 
-
-
 @compiled
 def transfer(memory, ub, f, loads):  # type: ignore[no-untyped-def]
     """Copy every run between `memory` and `ub` (uint8 each); into `ub` with `loads`."""

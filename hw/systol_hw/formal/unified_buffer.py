@@ -79,7 +79,8 @@ def _bytes(source: Any, *, arch: Arch) -> Module:
     stored = []
     for bank in range(banks):
         for parity, name in enumerate(("even", "odd")):
-            probe = inside.submodule(f"bank_{bank}_{name}").read_port(domain="comb")
+            memory = Insides(inside.submodule(f"bank_{bank}_{name}")).submodule("memory")
+            probe = memory.read_port(domain="comb")
             m.d.comb += probe.addr.eq(place % arch.bank_bytes // (2 * width))
             here = (place // arch.bank_bytes == bank) & (place // width % 2 == parity)
             stored.append(probe.data.word_select(place % width, 8) & here.replicate(8))

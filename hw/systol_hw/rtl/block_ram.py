@@ -25,6 +25,7 @@ BLOCK_RAM: Mapping[str, int | str] = MappingProxyType({**NO_COLLISIONS, "ram_sty
 """Attributes of a buffer whose memories are small one by one: block RAM all the same, since many of
 them in logic would cost more than the part has to spare."""
 
+
 class BlockRam(Component):
     """A memory of one read port and one write port, for the buffers that hold megabytes.
 
