@@ -259,7 +259,8 @@ class _Writer:
     def _plan_tiles(self) -> None:
         """Draw a sequence of tiles; cut it differently for Weights and for Matrix."""
         rng, arch = self.rng, self.arch
-        period = rng.choice((1, 1, 2, 2, 3, 4))
+        # Now and then more tiles than FIFO and plane hold: a stream that becomes steady.
+        period = rng.choice((1, 1, 2, 2, 3, 4)) if rng.random() < 0.9 else rng.randint(6, 16)
         last = rng.choice((arch.rows, rng.randint(1, arch.rows)))
         total = rng.randint(1, max(1, 8 // period))
         for plan in (self.loads, self.matmuls):

@@ -1,4 +1,4 @@
-"""What an instruction's loops as a whole show: whether it can fault, and the banks it reads."""
+"""What an instruction's loops as a whole show: whether it can fault, the banks it meets."""
 
 import numpy as np
 
@@ -32,21 +32,24 @@ _TAPS_LIMIT = 256
 """Taps of a window up to which its accesses are bounded one tap at a time."""
 
 
-def bounds_of(row: np.ndarray, program: Program) -> tuple[bool, int]:
+def bounds_of(row: np.ndarray, program: Program) -> tuple[bool, int, int]:
     """Bounds on all accesses of the instruction in table row `row`.
 
     Returns
     -------
     tuple
         Whether they show that no access can fault: False only costs time, because the stepper then
-        checks each one. And, if so, a mask of the banks that reads of the unified buffer may touch.
+        checks each one. And, if so, masks of the banks of the unified buffer that its reads and
+        that its writes may touch.
     """
     arch, unit = program.arch, Unit(int(row[UNIT]))
     fields = dict(zip(FIELDS[unit], (int(value) for value in row[FIRST:]), strict=False))
-    if unit in (Unit.LOAD, Unit.STORE):
+    reads: list[_Span] | None
+    writes: list[_Span] | None = []
+    if unit is Unit.LOAD:
+        reads, writes = [], _transfer(fields, row[PORT] == WEIGHT_PORT, program)
+    elif unit is Unit.STORE:
         reads = _transfer(fields, row[PORT] == WEIGHT_PORT, program)
-        if unit is Unit.LOAD and reads is not None:
-            reads = []
     elif unit is Unit.WEIGHTS:
         in_buffer = row[PORT] == UNIFIED_BUFFER
         reads = _tiles(fields, arch.ub_bytes if in_buffer else program.weight_memory_bytes, arch)
@@ -55,14 +58,18 @@ def bounds_of(row: np.ndarray, program: Program) -> tuple[bool, int]:
     elif unit is Unit.MATRIX:
         reads = _rows(fields, arch)
     else:
-        reads = _vector(fields, row, arch)
-    if reads is None:
-        return False, 0
+        reads, writes = _vector(fields, row, arch), _outputs(fields, row, arch)
+    if reads is None or writes is None:
+        return False, 0, 0
+    return True, _banks(reads, arch), _banks(writes, arch)
+
+
+def _banks(spans: list[_Span], arch: Arch) -> int:
     mask = 0
-    for low, high in reads:
+    for low, high in spans:
         for bank in range(low // arch.bank_bytes, high // arch.bank_bytes + 1):
             mask |= 1 << bank
-    return True, mask
+    return mask
 
 
 def _span(first: int, *loops: tuple[int, int]) -> _Span:
@@ -171,14 +178,18 @@ def _windowed(f: dict[str, int], planes: tuple[int, int]) -> list[_Span] | None:
     return spans
 
 
-def _vector(f: dict[str, int], row: np.ndarray, arch: Arch) -> list[_Span] | None:
-    kind = row[KIND]
-    target = _span(
+def _outputs(f: dict[str, int], row: np.ndarray, arch: Arch) -> list[_Span] | None:
+    low, high = _span(
         f["out_address"], (f["n_count"], f["out_n_step"]), (f["y_count"], f["out_y_step"]),
         (f["x_count"], f["out_x_step"]), (int(row[PASSES]) + 1, int(row[OUT_PLANE_BYTES])),
     )
-    if not _inside(target, arch.columns, arch.ub_bytes):
+    if not _inside((low, high), arch.columns, arch.ub_bytes):
         return None
+    return [(low, high + arch.columns - 1)]
+
+
+def _vector(f: dict[str, int], row: np.ndarray, arch: Arch) -> list[_Span] | None:
+    kind = row[KIND]
     spans: list[tuple[_Span, int]] = []
     planes = (2, int(row[SOURCE_PLANE_BYTES])) if row[SOURCE_PLANE_BYTES] >= 0 else (1, 0)
     if kind in (REQUANTIZE, COPY):

@@ -3,19 +3,19 @@
 from systol_hw.faults import Unit
 
 # Columns that every instruction has.
-UNIT, KIND, REFUSED, WAIT, SIGNAL, DRAIN, PORT, SAFE, BANKS = range(9)
+UNIT, KIND, REFUSED, WAIT, SIGNAL, DRAIN, PORT, SAFE, BANKS, WRITES = range(10)
 # SAFE: no access can be out of range. BANKS: of a safe instruction, mask of the banks of the
-# unified buffer that its reads may touch.
+# unified buffer that its reads may touch; WRITES: that its writes may touch.
 # KIND of control instructions and of VECTOR's.
 NOP, HALT, TAG, INTERRUPT, BARRIER, SYNC_HOST, SET_CONFIG = range(7)
 REQUANTIZE, COPY, FILL, BINARY, TABLE = range(5)
 HOST_PORT, WEIGHT_PORT, UNIFIED_BUFFER = 0, 1, 2
 """PORT: where LOAD and STORE meet memory, and where WEIGHTS reads."""
-VALUE, REGISTER = 9, 10
+VALUE, REGISTER = 10, 11
 """Of control instructions: the tag, the interrupt's or the register's value; the register."""
 WATCHDOG_REGISTER, STATUS_REGISTER = 0, 1
 
-FIRST = 9
+FIRST = 10
 """Column of a unit instruction's first own field."""
 TRANSFER_FIELDS = (
     "memory_address", "ub_address", "run_bytes", "count0", "count1",

@@ -50,6 +50,7 @@ from systol_sim.instruction_columns import (
     VECTOR_FIELDS,
     WAIT,
     WEIGHT_PORT,
+    WRITES,
 )
 
 _MEAN = 2
@@ -109,7 +110,7 @@ def build_table(program: Program) -> InstructionTable:
             row[FIRST + TRANSFER_FIELDS.index("window")] += WINDOWS
         if unit is Unit.VECTOR:
             _complete_vector(row, decoded)
-        row[SAFE], row[BANKS] = bounds_of(row, program)
+        row[SAFE], row[BANKS], row[WRITES] = bounds_of(row, program)
         order[unit, lengths[unit]] = pc
         lengths[unit] += 1
     return InstructionTable(rows=rows, order=order)

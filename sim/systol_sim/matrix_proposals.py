@@ -42,6 +42,8 @@ class MatrixDraws(Draws):
         for steps in ("wild", "packed", "still"):
             pitch = line + rng.randint(0, 5) if steps != "still" else rng.randint(0, 1)
             tile = pitch * lines
+            if steps == "packed" and rng.random() < 0.5:
+                tile += -tile % arch.burst_bytes
             strides = [
                 {"wild": self.stride(tile), "packed": tile, "still": 0}[steps] for _ in range(3)
             ]

@@ -43,8 +43,8 @@ A_ELEMENTS, A_WEIGHTS_UB = 11, 12
     C_VECTOR_ALONE, C_VECTOR_LOAD, C_ACCUMULATOR, C_WEIGHTS_FETCH, C_LOAD_FETCH, C_LOAD_WEIGHTS,
     C_STORE_FETCH, C_STORE_WEIGHTS, C_STORE_LOAD, C_STORE_LOAD_HOST, C_LOAD_STORE_HOST,
     C_BURST_KEPT, C_BURST_GAP, C_PACED, C_STRADDLE, C_SKIPS, C_SKIPPED, C_STREAMS, C_STREAMED,
-    C_INTERRUPTED,
-) = range(30)
+    C_INTERRUPTED, C_TILES, C_OUTPUTS, C_LOADED, C_STORED,
+) = range(34)
 COVERAGE_NAMES = (
     "unified buffer: weights loses to store", "unified buffer: matrix loses to store",
     "unified buffer: matrix loses to weights", "unified buffer: vector A loses to store",
@@ -60,6 +60,7 @@ COVERAGE_NAMES = (
     "a burst keeps a higher rank waiting", "a burst's owner presents nothing",
     "a beat waits for credits", "an access straddles banks", "skips", "cycles skipped",
     "streams skipped", "cycles of streams skipped", "a skip of streams ends within a tile's rows",
+    "tiles skipped", "output rows skipped", "beats of load skipped", "beats of store skipped",
 )
 
 # Peaks and others, by index of systol_hw.counters.SCALARS; that of a queue is P_QUEUE + unit.
@@ -158,6 +159,7 @@ def _fields() -> list[tuple[Any, ...]]:
         "tile_ready": (HISTORY,),  # from when a tile can shift; its live columns
         "tile_columns": (HISTORY,),
         "boundary": (32,),  # systol_sim.stream_period
+        "rhythm": (HISTORY,),  # systol_sim.stream_outputs
         "states": (UNITS, TAGS, STATES),
         "amounts": (len(AMOUNTS), TAGS),
         "scalars": (len(SCALARS),),

@@ -13,6 +13,7 @@ from systol_sim.places import (
     A_USEFUL,
     A_WEIGHTS,
     BUSY,
+    C_TILES,
     HISTORY,
     MASK,
     MATRIX,
@@ -72,6 +73,7 @@ def skip_tiles(m, t, limit):  # type: ignore[no-untyped-def]
         claim_rows(m, t + tile * since + m.matrix_latency, accumulator, count)
     m.amounts[A_USEFUL, m.charge[MATRIX]] += tiles * count * live * m.row_columns
     m.amounts[A_PADDING, m.charge[MATRIX]] += (tiles * count * live - inside) * m.row_columns
+    m.coverage[C_TILES] += tiles
     w[M_K2] += tiles
     w[M_A_K2] += tiles * row[FIRST + 12]
     v[W_INNER] += tiles

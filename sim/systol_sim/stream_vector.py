@@ -15,18 +15,30 @@ from systol_sim.places import (
     WAIT_SPACE,
 )
 from systol_sim.step_vector import vector_performs, write_row
+from systol_sim.stream_outputs import skip_outputs
+from systol_sim.taps import V_X
 
 
 @compiled
-def stream_vector(m, t, end):  # type: ignore[no-untyped-def]
+def stream_vector(m, t, end, apart):  # type: ignore[no-untyped-def]
     """Advance Vector from cycle `t` to `end`: its accesses and the writes of its rows. Deliveries
-    of Load and claims of the matrix are those of the whole window."""
+    of Load, if they are not `apart` from Vector's writes, and claims of the matrix are those of the
+    whole window."""
     m.store_banks = 0
     m.weights_banks = 0
     m.matrix_banks = 0
     active = m.active[VECTOR] >= 0
     states, peaks = m.states[VECTOR, m.charge[VECTOR]], m.scalars
+    # The window may begin within an output row: that one is like none.
+    w = m.walkers[VECTOR]
+    output = w[V_X]
+    m.rhythm[0] = -1
     while t < end:
+        if active and apart and w[V_X] != output:
+            t = skip_outputs(m, t, end)
+            output = w[V_X]
+            if t >= end:
+                break
         m.held = m.held_in - m.held_out
         peaks[P_HELD] = max(peaks[P_HELD], m.held)
         write_row(m, t)

@@ -4,9 +4,9 @@ Between two moments at which anything starts, ends or leaves control, what the u
 other is known: beats at a port, banks of the unified buffer and of the accumulators, deliveries
 against writes, tiles. Where a port has one user and the banks that units read are different ones,
 each group of units is advanced through the whole *window* alone: the tile pipeline (Weights, the
-shadow plane, Matrix) whole runs of rows and beats at a time, Load and Store beat by beat, Vector
-access by access against the claims and deliveries that the others have left behind. The results are
-those of stepping.
+shadow plane, Matrix), whole runs of rows and beats at a time; Load and Store, runs of beats at a
+time; Vector against the claims and deliveries that the others have left behind, whole output rows
+at a time. The results are those of stepping.
 """
 
 
@@ -19,6 +19,7 @@ from systol_sim.instruction_columns import (
     PORT,
     SAFE,
     WEIGHT_PORT,
+    WRITES,
 )
 from systol_sim.places import (
     B_LAST_OF,
@@ -26,6 +27,7 @@ from systol_sim.places import (
     C_STREAMED,
     C_STREAMS,
     CONTROL,
+    H_BANKS,
     H_FROM,
     H_LAST,
     HISTORY,
@@ -72,9 +74,9 @@ def skip_streams(m, table, order, log, t):  # type: ignore[no-untyped-def]
         return 0
     for port in range(2):
         _idle_port(m, port, gap)
-    blocked = _store_blocked(m)
+    blocked, apart = _store_blocked(m), _writes_apart(m)
     if m.active[LOAD] >= 0:
-        stream_load(m, t, end)
+        stream_load(m, t, end, apart)
     else:
         m.states[LOAD, m.charge[LOAD], m.code[LOAD]] += gap
     if m.active[STORE] >= 0:
@@ -82,7 +84,7 @@ def skip_streams(m, table, order, log, t):  # type: ignore[no-untyped-def]
     else:
         m.states[STORE, m.charge[STORE], m.code[STORE]] += gap
     if m.active[VECTOR] >= 0 or m.held_in > m.held_out:
-        stream_vector(m, t, end)
+        stream_vector(m, t, end, apart)
     else:
         m.states[VECTOR, m.charge[VECTOR], m.code[VECTOR]] += gap
     m.states[CONTROL, m.charge[CONTROL], m.code[CONTROL]] += gap
@@ -145,7 +147,7 @@ def _window(m, t):  # type: ignore[no-untyped-def]
         if m.rows_held[place & (HISTORY - 1), H_LAST]:
             limit = min(limit, m.rows_held[place & (HISTORY - 1), H_FROM])
             break
-    if load and (m.held_in > m.held_out or m.active[VECTOR] >= 0):
+    if load and not _writes_apart(m):
         # The ring of deliveries must hold those of the whole window.
         limit = min(limit, t + RING // 2)
     return limit
@@ -156,6 +158,23 @@ def _store_blocked(m):  # type: ignore[no-untyped-def]
     """Whether Load outranks Store at one port throughout: outside Store's bursts it always does."""
     port = m.row[LOAD, PORT]
     return m.active[LOAD] >= 0 and m.row[STORE, PORT] == port and m.owner[port] != STORE
+
+
+@compiled
+def _writes_apart(m):  # type: ignore[no-untyped-def]
+    """Whether Load and Vector write different banks of the unified buffer, if both write any."""
+    if m.started[LOAD] == m.ended[LOAD]:
+        return True
+    written = m.row[VECTOR, WRITES] if m.active[VECTOR] >= 0 else 0
+    for place in range(m.held_out, m.held_in):
+        written |= m.rows_held[place & (HISTORY - 1), H_BANKS]
+    if written == 0:
+        return True
+    # Of earlier transfers, whose last beats are on their way, the banks are not known.
+    return (
+        m.started[LOAD] - m.ended[LOAD] == 1 and m.row[LOAD, SAFE]
+        and m.row[LOAD, WRITES] & written == 0
+    )
 
 
 @compiled

@@ -42,6 +42,8 @@ V_LIVE = 22
 
 @compiled
 def start_taps(row, w, columns):  # type: ignore[no-untyped-def]
+    if row[F + 18] == 1 and row[F + 16] == 1:
+        _turn(row)
     for place in range(V_LIVE):
         w[place] = 0
     if row[KIND] != REQUANTIZE and row[KIND] != TABLE:
@@ -49,6 +51,14 @@ def start_taps(row, w, columns):  # type: ignore[no-untyped-def]
     w[V_LIVE] = group_live(row, w, columns)
     w[V_LINE] = row[F + 7]
     w[V_COLUMN] = row[F + 8]
+
+
+@compiled
+def _turn(row):  # type: ignore[no-untyped-def]
+    """Exchange lines and columns: one column of many lines is walked as one line, access for
+    access, so that what is made for long lines (systol_sim.stream_outputs) serves it."""
+    for y in (F + 3, F + 5, F + 7, F + 9, F + 11, F + 13, F + 15, F + 17, F + 23, B_ADDRESS + 2):
+        row[y], row[y + 1] = row[y + 1], row[y]
 
 
 @compiled

@@ -101,16 +101,17 @@ def streaming_programs(draw: st.DrawFn) -> Program:
             ub_address=place(line + 3 * y_count + 8) + 3,
         ))
         kind = draw(st.sampled_from(["copy", "requantize", "fill", "binary", "pool"]))
-        x_out = draw(number(1, rows))
+        x_out, groups = draw(number(1, rows)), draw(number(1, 3))
         common = {
-            "x_count": x_out, "n_last": n_last, "out_x_step": draw(number(0, 16)),
-            "out_address": place(16 * x_out + arch.columns + 3 * 64),
+            "x_count": x_out, "n_count": groups, "n_last": n_last,
+            "out_x_step": draw(number(0, 16)), "out_n_step": 16,
+            "out_address": place(16 * x_out + 3 * arch.columns + 3 * 64),
             "width": draw(number(0, 1)), "out_plane_step": 1,
         }
         if kind in ("copy", "requantize"):
             common |= {"a_x_step": 1, "x_limit": x_out, "x_step": 1}
         if kind == "requantize":
-            common["parameter_address"] = place(8 * arch.columns)
+            common["parameter_address"] = place(8 * groups * arch.columns)
         if kind == "binary":
             wide = draw(number(0, 1))
             common |= {"a_width": wide, "a_plane_step": 2, "a_address": place(4 * x_out + 512),
@@ -118,6 +119,17 @@ def streaming_programs(draw: st.DrawFn) -> Program:
         if kind == "pool":
             common |= {"source_ub": 1, "kx_count": 3, "kx_step": 1, "x_step": 2, "a_x_step": 8,
                        "a_kx_step": 4, "x_limit": 2 * x_out, "a_address": place(8 * x_out + 512)}
+        if draw(st.booleans()):
+            # One column of many lines.
+            for name in ("count", "step", "limit"):
+                for start in ("", "a_", "b_", "out_"):
+                    if f"{start}x_{name}" in common:
+                        common[f"{start}y_{name}"] = common.pop(f"{start}x_{name}")
+            for name in ("kx_count", "kx_step", "a_kx_step"):
+                if name in common:
+                    common[name.replace("kx", "ky")] = common.pop(name)
+            if "y_limit" in common:
+                common["x_limit"] = 1
         waits = 0
         if program[-1]["signal"] and draw(st.booleans()):
             waits = MATRIX
@@ -150,7 +162,8 @@ def test_streams_are_those_of_stepping(program: Program) -> None:
 
 def test_random_programs_have_streams_that_are_interrupted() -> None:
     reached = dict.fromkeys(
-        ("cycles of streams skipped", "a skip of streams ends within a tile's rows"), 0
+        ("cycles of streams skipped", "a skip of streams ends within a tile's rows",
+         "output rows skipped", "beats of load skipped", "beats of store skipped"), 0
     )
     for number in range(40):
         program = generate(FUZZ_MACHINES[number % 12], number).program
