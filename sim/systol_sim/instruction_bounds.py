@@ -1,8 +1,14 @@
-"""What an instruction's loops as a whole show: whether it can fault, the banks it meets."""
+"""What instructions' loops as a whole show: whether they can fault, and the banks they meet.
+
+All instructions of a unit at a time; arrays have an entry for each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.arch import ALL_WINDOWS, PARAMETER_BYTES, Arch
 from systol_hw.faults import Unit
 from systol_hw.program import Program
 from systol_sim.instruction_columns import (
@@ -22,205 +28,242 @@ from systol_sim.instruction_columns import (
     TABLE,
     TABLE_BYTES,
     UNIFIED_BUFFER,
-    UNIT,
     WEIGHT_PORT,
 )
 
-_Span = tuple[int, int]
-"""Least and greatest address of accesses."""
+_Fields = Mapping[str, np.ndarray]
+_Loop = tuple[np.ndarray | int, np.ndarray | int]
+"""Count and step."""
 _TAPS_LIMIT = 256
-"""Taps of a window up to which its accesses are bounded one tap at a time."""
+"""Taps in one direction up to which accesses are bounded one tap at a time; beyond, not at all."""
+_FAR = 1 << 62
+"""Above any address, and twice it still fits."""
 
 
-def bounds_of(row: np.ndarray, program: Program) -> tuple[bool, int, int]:
-    """Bounds on all accesses of the instruction in table row `row`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Span:
+    """From the first byte (or accumulator row) of all accesses to behind the last.
+
+    Parameters
+    ----------
+    low, end
+        int64 (instructions,).
+    some
+        Whether there are any accesses.
+    """
+
+    low: np.ndarray
+    end: np.ndarray
+    some: np.ndarray | bool = True
+
+    def inside(self, size: np.ndarray | int) -> np.ndarray:
+        """Whether all accesses lie in a memory of `size`."""
+        return ~np.asarray(self.some) | ((self.low >= 0) & (self.end <= size))
+
+    def banks(self, arch: Arch) -> np.ndarray:
+        """Mask of the banks from the first access' to the last one's, if all are inside."""
+        low = np.clip(self.low, 0, arch.ub_bytes - 1) // arch.bank_bytes
+        high = np.clip(self.end - 1, 0, arch.ub_bytes - 1) // arch.bank_bytes
+        one = np.int64(1)
+        return np.where(self.some, (one << (high + 1)) - (one << low), 0)
+
+
+def bounds_of(
+    rows: np.ndarray, unit: Unit, program: Program
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bounds on all accesses of the instructions of `unit` in table rows `rows`.
 
     Returns
     -------
     tuple
-        Whether they show that no access can fault: False only costs time, because the stepper then
-        checks each one. And, if so, masks of the banks of the unified buffer that its reads and
-        that its writes may touch.
+        bool (instructions,): whether they show that no access can fault. False only costs time,
+        because the stepper then checks each one. And, int64 (instructions,), if so, masks of the
+        banks of the unified buffer that reads and that writes may touch, no fewer than do.
     """
-    arch, unit = program.arch, Unit(int(row[UNIT]))
-    fields = dict(zip(FIELDS[unit], (int(value) for value in row[FIRST:]), strict=False))
-    reads: list[_Span] | None
-    writes: list[_Span] | None = []
-    if unit is Unit.LOAD:
-        reads, writes = [], _transfer(fields, row[PORT] == WEIGHT_PORT, program)
-    elif unit is Unit.STORE:
-        reads = _transfer(fields, row[PORT] == WEIGHT_PORT, program)
+    arch = program.arch
+    f = {name: rows[:, FIRST + place] for place, name in enumerate(FIELDS[unit])}
+    reads: list[_Span] = []
+    writes: list[_Span] = []
+    if unit in (Unit.LOAD, Unit.STORE):
+        safe, buffer = _transfers(f, rows[:, PORT] == WEIGHT_PORT, program)
+        (writes if unit is Unit.LOAD else reads).append(buffer)
     elif unit is Unit.WEIGHTS:
-        in_buffer = row[PORT] == UNIFIED_BUFFER
-        reads = _tiles(fields, arch.ub_bytes if in_buffer else program.weight_memory_bytes, arch)
-        if not in_buffer and reads is not None:
-            reads = []
+        safe, buffer = _tiles(f, rows[:, PORT] == UNIFIED_BUFFER, program)
+        reads.append(buffer)
     elif unit is Unit.MATRIX:
-        reads = _rows(fields, arch)
+        safe, buffer = _rows(f, arch)
+        reads.append(buffer)
     else:
-        reads, writes = _vector(fields, row, arch), _outputs(fields, row, arch)
-    if reads is None or writes is None:
-        return False, 0, 0
-    return True, _banks(reads, arch), _banks(writes, arch)
+        output = _span(
+            f["out_address"], arch.columns, (f["n_count"], f["out_n_step"]),
+            (f["y_count"], f["out_y_step"]), (f["x_count"], f["out_x_step"]),
+            (rows[:, PASSES] + 1, rows[:, OUT_PLANE_BYTES]),
+        )
+        writes.append(output)
+        safe, reads = _vector(f, rows, arch)
+        safe &= output.inside(arch.ub_bytes)
+    masks = []
+    for spans in (reads, writes):
+        mask = np.zeros(len(rows), np.int64)
+        for span in spans:
+            mask |= span.banks(arch)
+        masks.append(np.where(safe, mask, 0))
+    return safe, masks[0], masks[1]
 
 
-def _banks(spans: list[_Span], arch: Arch) -> int:
-    mask = 0
-    for low, high in spans:
-        for bank in range(low // arch.bank_bytes, high // arch.bank_bytes + 1):
-            mask |= 1 << bank
-    return mask
-
-
-def _span(first: int, *loops: tuple[int, int]) -> _Span:
-    """Least and greatest value of `first` plus any combination of (count, step) loops."""
+def _span(
+    first: np.ndarray, length: np.ndarray | int, *loops: _Loop, some: np.ndarray | bool = True
+) -> _Span:
+    """Accesses of `length` at `first` plus any combination of the loops' steps."""
     low = high = first
     for count, step in loops:
         reach = (count - 1) * step
-        low, high = low + min(reach, 0), high + max(reach, 0)
-    return low, high
+        low, high = low + np.minimum(reach, 0), high + np.maximum(reach, 0)
+    return _Span(low=low, end=high + length, some=some)
 
 
-def _inside(span: _Span, extra: int, size: int) -> bool:
-    return 0 <= span[0] and span[1] + extra <= size
-
-
-def _steps_inside(first: int, count: int, step: int, limit: int) -> _Span | None:
-    """The first and last i in 0..count-1 with 0 <= first + i*step < limit, where step >= 0."""
-    if step == 0:
-        return (0, count - 1) if 0 <= first < limit else None
-    low = max(0, -(first // step))
-    high = min(count - 1, (limit - 1 - first) // step)
-    return (low, high) if low <= high else None
-
-
-def _transfer(f: dict[str, int], weight_memory: bool, program: Program) -> list[_Span] | None:
-    windows = program.windows
-    if weight_memory:
-        size = program.weight_memory_bytes
-    else:
-        size = windows[f["window"]].size_bytes if f["window"] < len(windows) else 0
+def _transfers(f: _Fields, weight_memory: np.ndarray, program: Program) -> tuple[np.ndarray, _Span]:
+    windows = np.zeros(ALL_WINDOWS, np.int64)
+    windows[: len(program.windows)] = [window.size_bytes for window in program.windows]
+    size = np.where(weight_memory, program.weight_memory_bytes, windows[f["window"]])
     memory = _span(
-        f["memory_address"], (f["count0"], f["memory_stride0"]), (f["count1"], f["memory_stride1"])
+        f["memory_address"], f["run_bytes"], (f["count0"], f["memory_stride0"]),
+        (f["count1"], f["memory_stride1"]),
     )
-    buffer = _span(f["ub_address"], (f["count0"], f["ub_stride0"]), (f["count1"], f["ub_stride1"]))
-    run = f["run_bytes"]
-    if not _inside(memory, run, size) or not _inside(buffer, run, program.arch.ub_bytes):
-        return None
-    return [(buffer[0], buffer[1] + run - 1)]
+    buffer = _span(
+        f["ub_address"], f["run_bytes"], (f["count0"], f["ub_stride0"]),
+        (f["count1"], f["ub_stride1"]),
+    )
+    return memory.inside(size) & buffer.inside(program.arch.ub_bytes), buffer
 
 
-def _tiles(f: dict[str, int], size: int, arch: Arch) -> list[_Span] | None:
-    lines, line = arch.rows, arch.columns
-    if f["transpose"]:
-        lines, line = line, lines
-    if f["n_count"] == f["outer_count"] == f["inner_count"] == 1:
-        lines, line = f["k_last"], f["n_last"]
-        if f["transpose"]:
-            lines, line = line, lines
+def _tiles(f: _Fields, in_buffer: np.ndarray, program: Program) -> tuple[np.ndarray, _Span]:
+    arch = program.arch
+    # A single tile is as large as its last one; of more, the first is whole.
+    single = (f["n_count"] == 1) & (f["outer_count"] == 1) & (f["inner_count"] == 1)
+    deep = np.where(single, f["k_last"], arch.rows)
+    wide = np.where(single, f["n_last"], arch.columns)
+    turned = f["transpose"] != 0
+    lines, line = np.where(turned, wide, deep), np.where(turned, deep, wide)
     span = _span(
-        f["address"], (f["n_count"], f["n_stride"]), (f["outer_count"], f["outer_stride"]),
-        (f["inner_count"], f["inner_stride"]), (lines, f["row_pitch"]),
+        f["address"], line, (f["n_count"], f["n_stride"]), (f["outer_count"], f["outer_stride"]),
+        (f["inner_count"], f["inner_stride"]), (lines, f["row_pitch"]), some=in_buffer,
     )
-    return [(span[0], span[1] + line - 1)] if _inside(span, line, size) else None
+    everywhere = _Span(low=span.low, end=span.end)
+    return everywhere.inside(np.where(in_buffer, arch.ub_bytes, program.weight_memory_bytes)), span
 
 
-def _rows(f: dict[str, int], arch: Arch) -> list[_Span] | None:
+def _rows(f: _Fields, arch: Arch) -> tuple[np.ndarray, _Span]:
     accumulators = _span(
-        f["acc_address"], (f["n_count"], f["acc_n_step"]), (f["y_count"] * f["x_count"], 1),
+        f["acc_address"], 1, (f["n_count"], f["acc_n_step"]), (f["y_count"] * f["x_count"], 1)
     )
-    if not _inside(accumulators, 1, arch.accumulator_rows):
-        return None
     # Along the input row, position and address move together; only what is inside is read.
-    along = ((f["n_count"], f["n_step"]), (f["k1_count"], f["k1_step"]),
-             (f["k2_count"], f["k2_step"]), (f["x_count"], f["x_step"]))
-    low, high = _span(f["p_start"], *along)
-    if not -(1 << 31) <= low <= high < 1 << 31:
-        return None
-    low, high = max(low, 0), min(high + arch.rows, f["p_limit"]) - 1
-    reads: list[_Span] = []
-    if low > high:
-        return reads
-    for k0 in range(f["k0_count"]):
-        lines = _steps_inside(
-            f["y_start"] + k0 * f["k0_step"], f["y_count"], f["y_step"], f["y_limit"]
+    along = _span(
+        f["p_start"], arch.rows, (f["n_count"], f["n_step"]), (f["k1_count"], f["k1_step"]),
+        (f["k2_count"], f["k2_step"]), (f["x_count"], f["x_step"]),
+    )
+    safe = accumulators.inside(arch.accumulator_rows)
+    safe &= (along.low >= -(1 << 31)) & (along.end - arch.rows < 1 << 31)
+    low, end = np.maximum(along.low, 0), np.minimum(along.end, f["p_limit"])
+    lines, bounded = _taps(
+        f["k0_count"], f["k0_step"], f["k0_address_step"],
+        (f["y_start"], f["y_count"], f["y_step"], f["y_limit"], f["y_address_step"]),
+    )
+    first = f["ub_address"] - f["p_start"]
+    span = _Span(
+        low=first + lines.low + low, end=first + lines.end - 1 + end,
+        some=lines.some & (low < end),
+    )
+    return safe & bounded & span.inside(arch.ub_bytes), span
+
+
+def _taps(
+    count: np.ndarray, step: np.ndarray, address_step: np.ndarray, outputs: tuple[np.ndarray, ...]
+) -> tuple[_Span, np.ndarray]:
+    """Offsets, from that of the first position of the first tap, of the positions inside the input.
+
+    Parameters
+    ----------
+    count, step, address_step
+        Taps, their distance in positions, and in addresses.
+    outputs
+        Of the output's positions: that of the first, count, distance (not negative), the limit of
+        those inside, distance in addresses.
+
+    Returns
+    -------
+    tuple
+        The span of the offsets, one each; and whether there are few enough taps to tell.
+    """
+    start, places, stride, limit, address_stride = outputs
+    low = np.full(len(count), _FAR)
+    high = np.full(len(count), -_FAR)
+    divisor = np.maximum(stride, 1)
+    for tap in range(min(int(count.max(initial=0)), _TAPS_LIMIT)):
+        position = start + tap * step
+        # The first and last i with 0 <= position + i * stride < limit.
+        i_low = np.maximum(0, -(position // divisor))
+        i_high = np.minimum(places - 1, (limit - 1 - position) // divisor)
+        still = stride == 0
+        i_low[still], i_high[still] = 0, (places - 1)[still]
+        inside = (tap < count) & (i_low <= i_high)
+        inside &= ~still | ((position >= 0) & (position < limit))
+        ends = tap * address_step + i_low * address_stride, (
+            tap * address_step + i_high * address_stride
         )
-        if lines is not None:
-            first = f["ub_address"] - f["p_start"] + k0 * f["k0_address_step"]
-            ends = [first + y * f["y_address_step"] for y in lines]
-            reads.append((min(ends) + low, max(ends) + high))
-    return reads if all(_inside(span, 1, arch.ub_bytes) for span in reads) else None
+        low = np.where(inside, np.minimum(low, np.minimum(*ends)), low)
+        high = np.where(inside, np.maximum(high, np.maximum(*ends)), high)
+    some = low <= high
+    return (
+        _Span(low=np.where(some, low, 0), end=np.where(some, high, 0) + 1, some=some),
+        count <= _TAPS_LIMIT,
+    )
 
 
-def _windowed(f: dict[str, int], planes: tuple[int, int]) -> list[_Span] | None:
-    """What a window operation's taps inside touch: the first bytes, or accumulator rows."""
-    if f["ky_count"] * f["kx_count"] > _TAPS_LIMIT:
-        return None
+def _vector(f: _Fields, rows: np.ndarray, arch: Arch) -> tuple[np.ndarray, list[_Span]]:
+    kind = rows[:, KIND]
+    plane = rows[:, SOURCE_PLANE_BYTES]
+    planes = (np.where(plane >= 0, 2, 1), plane)
+    windowed = (kind == REQUANTIZE) | (kind == COPY)
+    lines, lines_bounded = _taps(
+        f["ky_count"], f["ky_step"], f["a_ky_step"],
+        (f["y_start"], f["y_count"], f["y_step"], f["y_limit"], f["a_y_step"]),
+    )
+    columns, columns_bounded = _taps(
+        f["kx_count"], f["kx_step"], f["a_kx_step"],
+        (f["x_start"], f["x_count"], f["x_step"], f["x_limit"], f["a_x_step"]),
+    )
     # Below 2^32 stands for a negative number where the first taps lie outside.
     first = f["a_address"] - ((f["a_address"] >> 31) << 32)
-    spans: list[_Span] = []
-    for ky in range(f["ky_count"]):
-        lines = _steps_inside(
-            f["y_start"] + ky * f["ky_step"], f["y_count"], f["y_step"], f["y_limit"]
-        )
-        for kx in range(f["kx_count"]):
-            columns = _steps_inside(
-                f["x_start"] + kx * f["kx_step"], f["x_count"], f["x_step"], f["x_limit"]
-            )
-            if lines is None or columns is None:
-                continue
-            tap = first + ky * f["a_ky_step"] + kx * f["a_kx_step"]
-            tap += lines[0] * f["a_y_step"] + columns[0] * f["a_x_step"]
-            spans.append(_span(
-                tap, (f["n_count"], f["a_n_step"]), (lines[1] - lines[0] + 1, f["a_y_step"]),
-                (columns[1] - columns[0] + 1, f["a_x_step"]), planes,
-            ))
-    return spans
-
-
-def _outputs(f: dict[str, int], row: np.ndarray, arch: Arch) -> list[_Span] | None:
-    low, high = _span(
-        f["out_address"], (f["n_count"], f["out_n_step"]), (f["y_count"], f["out_y_step"]),
-        (f["x_count"], f["out_x_step"]), (int(row[PASSES]) + 1, int(row[OUT_PLANE_BYTES])),
+    in_buffer = f["source_ub"] != 0
+    some = windowed & lines.some & columns.some
+    taps = _span(
+        first + lines.low + columns.low,
+        lines.end - lines.low + columns.end - columns.low - 2 + np.where(
+            in_buffer, arch.columns, 1
+        ),
+        (f["n_count"], f["a_n_step"]), planes, some=some,
     )
-    if not _inside((low, high), arch.columns, arch.ub_bytes):
-        return None
-    return [(low, high + arch.columns - 1)]
-
-
-def _vector(f: dict[str, int], row: np.ndarray, arch: Arch) -> list[_Span] | None:
-    kind = row[KIND]
-    spans: list[tuple[_Span, int]] = []
-    planes = (2, int(row[SOURCE_PLANE_BYTES])) if row[SOURCE_PLANE_BYTES] >= 0 else (1, 0)
-    if kind in (REQUANTIZE, COPY):
-        taps = _windowed(f, planes)
-        if taps is None:
-            return None
-        if f["source_ub"]:
-            spans += [(tap, arch.columns) for tap in taps]
-        elif not all(_inside(tap, 1, arch.accumulator_rows) for tap in taps):
-            return None
-    if kind in (BINARY, TABLE):
-        source = _span(
-            f["a_address"], (f["n_count"], f["a_n_step"]), (f["y_count"], f["a_y_step"]),
-            (f["x_count"], f["a_x_step"]), planes,
-        )
-        spans.append((source, arch.columns))
-    if kind == BINARY:
-        spans.append((
-            _span(
-                f["b_address"], (f["n_count"], f["b_n_step"]), (f["y_count"], f["b_y_step"]),
-                (f["x_count"], f["b_x_step"]), (int(row[ACCESSES]), int(row[B_PLANE_BYTES])),
-            ),
-            arch.columns,
-        ))
-    if kind == TABLE:
-        spans.append((_span(f["table_address"]), int(row[TABLE_BYTES])))
-    if kind == REQUANTIZE:
-        shared = int(row[PARAMETERS])
-        count = 1 if shared else f["n_count"]
-        span = _span(f["parameter_address"], (count, PARAMETER_BYTES * arch.columns))
-        spans.append((span, PARAMETER_BYTES * (shared or arch.columns)))
-    if not all(_inside(span, extra, arch.ub_bytes) for span, extra in spans):
-        return None
-    return [(low, high + extra - 1) for (low, high), extra in spans]
+    safe = taps.inside(np.where(in_buffer, arch.ub_bytes, arch.accumulator_rows))
+    safe &= ~windowed | (lines_bounded & columns_bounded)
+    binary, table, requantize = kind == BINARY, kind == TABLE, kind == REQUANTIZE
+    operand = _span(
+        f["a_address"], arch.columns, (f["n_count"], f["a_n_step"]), (f["y_count"], f["a_y_step"]),
+        (f["x_count"], f["a_x_step"]), planes, some=binary | table,
+    )
+    second = _span(
+        f["b_address"], arch.columns, (f["n_count"], f["b_n_step"]), (f["y_count"], f["b_y_step"]),
+        (f["x_count"], f["b_x_step"]), (rows[:, ACCESSES], rows[:, B_PLANE_BYTES]), some=binary,
+    )
+    entries = _span(f["table_address"], rows[:, TABLE_BYTES], some=table)
+    # Those of mean do not belong to the channels: every group reads the same.
+    shared = rows[:, PARAMETERS]
+    parameters = _span(
+        f["parameter_address"], PARAMETER_BYTES * np.where(shared != 0, shared, arch.columns),
+        (np.where(shared != 0, 1, f["n_count"]), PARAMETER_BYTES * arch.columns), some=requantize,
+    )
+    reads = [operand, second, entries, parameters]
+    for span in reads:
+        safe &= span.inside(arch.ub_bytes)
+    in_ub = _Span(low=taps.low, end=taps.end, some=some & in_buffer)
+    return safe, [*reads, in_ub]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import WINDOWS
-from systol_hw.faults import Unit
-from systol_hw.isa import Instruction, decode, decode_fault
+from systol_hw.decode_many import Decoded, decode_many
+from systol_hw.faults import FaultCause, Unit
 from systol_hw.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
 from systol_sim.instruction_bounds import bounds_of
@@ -86,34 +86,40 @@ def build_table(program: Program) -> InstructionTable:
     """Decode all of `program`; what does not decode becomes a refused row, never an error."""
     count = len(program.code)
     rows = np.zeros((count, COLUMNS), np.int64)
+    # What no operation claims has an unknown opcode.
+    rows[:, REFUSED] = FaultCause.ILLEGAL_INSTRUCTION
+    for decoded in decode_many(program.code):
+        rows[decoded.pcs, REFUSED] = decoded.refusals(program.arch)
+        _fill_in(rows, decoded)
+    refused = rows[:, REFUSED] != 0
+    rows[np.ix_(refused, np.arange(COLUMNS) != REFUSED)] = 0
     order = np.zeros((len(Unit), max(count, 1)), np.int64)
-    lengths = [0] * len(Unit)
-    for pc in range(count):
-        data = program.code[pc].tobytes()
-        refused = decode_fault(data, program.arch)
-        if refused is not None:
-            rows[pc, REFUSED] = refused[0]
-            continue
-        decoded = decode(data)
-        unit, name, row = decoded.unit, decoded.operation.name, rows[pc]
-        row[UNIT] = unit
-        if unit is Unit.CONTROL:
-            row[KIND] = _CONTROL_KINDS[name]
-            row[VALUE] = decoded.get("tag") + decoded.get("value")
-            row[REGISTER] = decoded.get("register")
-            continue
-        row[WAIT], row[SIGNAL], row[DRAIN] = decoded["wait"], decoded["signal"], decoded["drain"]
-        row[PORT] = _port(name)
-        fields = FIELDS[unit]
-        row[FIRST : FIRST + len(fields)] = [decoded.get(field) for field in fields]
-        if name.endswith("_alternate"):
-            row[FIRST + TRANSFER_FIELDS.index("window")] += WINDOWS
-        if unit is Unit.VECTOR:
-            _complete_vector(row, decoded)
-        row[SAFE], row[BANKS], row[WRITES] = bounds_of(row, program)
-        order[unit, lengths[unit]] = pc
-        lengths[unit] += 1
+    for unit in FIELDS:
+        pcs = np.flatnonzero((rows[:, UNIT] == unit) & ~refused)
+        order[unit, : len(pcs)] = pcs
+        bounds = bounds_of(rows[pcs], unit, program)
+        rows[pcs, SAFE], rows[pcs, BANKS], rows[pcs, WRITES] = bounds
     return InstructionTable(rows=rows, order=order)
+
+
+def _fill_in(rows: np.ndarray, decoded: Decoded) -> None:
+    """The columns that follow from the fields alone."""
+    unit, name, pcs = decoded.operation.unit, decoded.operation.name, decoded.pcs
+    rows[pcs, UNIT] = unit
+    if unit is Unit.CONTROL:
+        rows[pcs, KIND] = _CONTROL_KINDS[name]
+        rows[pcs, VALUE] = decoded.get("tag") + decoded.get("value")
+        rows[pcs, REGISTER] = decoded.get("register")
+        return
+    for column, field in ((WAIT, "wait"), (SIGNAL, "signal"), (DRAIN, "drain")):
+        rows[pcs, column] = decoded.get(field)
+    rows[pcs, PORT] = _port(name)
+    for place, field in enumerate(FIELDS[unit]):
+        rows[pcs, FIRST + place] = decoded.get(field)
+    if name.endswith("_alternate"):
+        rows[pcs, FIRST + TRANSFER_FIELDS.index("window")] += WINDOWS
+    if unit is Unit.VECTOR:
+        _complete_vector(rows, decoded)
 
 
 def _port(name: str) -> int:
@@ -122,22 +128,28 @@ def _port(name: str) -> int:
     return WEIGHT_PORT if name == "read_weights" or name.endswith("weight_memory") else HOST_PORT
 
 
-def _complete_vector(row: np.ndarray, decoded: Instruction) -> None:
-    """Fill in KIND and the columns that follow from the fields."""
-    kind = _VECTOR_KINDS[decoded.operation.name]
-    row[KIND] = kind
+def _complete_vector(rows: np.ndarray, decoded: Decoded) -> None:
+    """Fill in KIND and the columns that follow from VECTOR's fields."""
+    pcs, kind = decoded.pcs, _VECTOR_KINDS[decoded.operation.name]
+    rows[pcs, KIND] = kind
     if kind in (BINARY, TABLE):
         for field in ("source_ub", "ky_count", "kx_count"):
-            row[FIRST + VECTOR_FIELDS.index(field)] = 1
-    in_buffer = kind != FILL and row[FIRST + VECTOR_FIELDS.index("source_ub")] != 0
-    wide = bool(decoded.get("a_width")) and in_buffer
-    row[ACCESSES] = 2 if wide or decoded.get("b_width") else 1
-    row[PASSES] = (0, 1, 3)[decoded["width"]]
-    row[SOURCE_PLANE_BYTES] = PLANE_UNIT_BYTES * decoded["a_plane_step"] if wide else -1
-    row[B_PLANE_BYTES] = PLANE_UNIT_BYTES * decoded.get("b_plane_step")
-    row[OUT_PLANE_BYTES] = PLANE_UNIT_BYTES * decoded["out_plane_step"]
-    row[B_FROM_ACCESS] = 0 if decoded.get("b_width") else row[ACCESSES] - 1
-    if kind == REQUANTIZE and decoded["reduce"] == _MEAN:
-        row[PARAMETERS] = decoded["parameter_count"]
+            rows[pcs, FIRST + VECTOR_FIELDS.index(field)] = 1
+    in_buffer = rows[pcs, FIRST + VECTOR_FIELDS.index("source_ub")] != 0
+    wide = (decoded.get("a_width") != 0) & in_buffer & (kind != FILL)
+    wide_b = decoded.get("b_width") != 0
+    rows[pcs, ACCESSES] = 1 + (wide | wide_b)
+    # Widths beyond the last are refused.
+    rows[pcs, PASSES] = np.array((0, 1, 3, 0))[decoded.get("width")]
+    rows[pcs, SOURCE_PLANE_BYTES] = np.where(
+        wide, PLANE_UNIT_BYTES * decoded.get("a_plane_step"), -1
+    )
+    rows[pcs, B_PLANE_BYTES] = PLANE_UNIT_BYTES * decoded.get("b_plane_step")
+    rows[pcs, OUT_PLANE_BYTES] = PLANE_UNIT_BYTES * decoded.get("out_plane_step")
+    rows[pcs, B_FROM_ACCESS] = np.where(wide_b, 0, rows[pcs, ACCESSES] - 1)
+    if kind == REQUANTIZE:
+        rows[pcs, PARAMETERS] = np.where(
+            decoded.get("reduce") == _MEAN, decoded.get("parameter_count"), 0
+        )
     if kind == TABLE:
-        row[TABLE_BYTES] = _TABLE_BYTES[decoded["table_width"]]
+        rows[pcs, TABLE_BYTES] = np.array(_TABLE_BYTES)[decoded.get("table_width")]

@@ -139,15 +139,18 @@ def _prepare(program: Program) -> _Prepared:
     prepared = _PREPARED.get(program)
     if prepared is None:
         table = build_table(program)
-        tags = np.zeros(len(table.rows), np.int64)
-        tag = 0
-        for pc, row in enumerate(table.rows):
-            tags[pc] = tag
-            if row[UNIT] == Unit.CONTROL and row[REFUSED] == 0 and row[KIND] == TAG:
-                tag = int(row[VALUE])
-        prepared = _Prepared(table=table, tags=tags, timings={})
+        prepared = _Prepared(table=table, tags=_tags(table), timings={})
         _PREPARED[program] = prepared
     return prepared
+
+
+def _tags(table: InstructionTable) -> np.ndarray:
+    rows = table.rows
+    sets = (rows[:, UNIT] == Unit.CONTROL) & (rows[:, REFUSED] == 0) & (rows[:, KIND] == TAG)
+    # Of each instruction the last one before it that sets the tag, or -1.
+    setters = np.where(sets, np.arange(len(rows)), -1)
+    before = np.maximum.accumulate(np.concatenate(([-1], setters)))[:-1]
+    return np.where(before >= 0, rows[before, VALUE], 0)
 
 
 def step(
