@@ -41,9 +41,10 @@ from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM
 from systol_sim.results import RunResult
 from systol_sim.verilated import build, run
 
-# An array of four blocks, ports of one byte, lanes that are busy for several cycles.
+# An array of four blocks, a host port of one byte, lanes that are busy for several cycles.
 _BLOCKS = dataclasses.replace(
-    PRESETS["nano"], name="fuzz-blocks", rows=18, columns=20, ub_bytes=8192, vector_lanes=5,
+    FUZZ_MACHINES[1], name="fuzz-blocks", rows=18, columns=20, ub_bytes=8192, vector_lanes=5,
+    host_port=PRESETS["nano"].host_port,
 )
 MACHINES = (
     *(arch for arch in FUZZ_MACHINES if arch.name in ("fuzz-fetch-one", "fuzz-tall")), _BLOCKS,
@@ -187,8 +188,10 @@ def try_rtl(record: _Record, known: Sequence[str]) -> str:
             continue
         faulting = {"sim": simulate, "rtl": _rtl}
         _programs(record, arch, {**faulting, "rtl-late": _rtl_late}, faulting)
-        name = f"{arch.name}, accumulator overflow"
-        _compare(record, name, overflow_program(arch), faulting, OVERFLOW_SECONDS)
+        # On the large array a wrap takes long, and is no other.
+        if arch is not _BLOCKS:
+            name = f"{arch.name}, accumulator overflow"
+            _compare(record, name, overflow_program(arch), faulting, OVERFLOW_SECONDS)
     return SAME if unchanged == len(MACHINES) else PASSED
 
 
