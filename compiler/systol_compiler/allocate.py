@@ -26,7 +26,7 @@ class Request:
     read: tuple[int, int] | None = None
     """First and last time at which the matrix or the vector unit reads it."""
     stored: tuple[int, int] | None = None
-    """First and last time at which Store reads it; the last may be behind its life."""
+    """First and last time at which Store reads it; the last may be the one behind its life."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +106,19 @@ def _place(
     else:
         order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
     for item in order:
+        near = [
+            entry for entry in placed
+            if entry[2].first - 1 <= item.last and item.first <= entry[2].last + 1
+        ]
         taken = sorted(
             (low, high)
-            for low, high, other in placed
+            for low, high, other in near
             if item.first <= other.last and other.first <= item.last
         )
         if item.high:
             address = _highest(taken, item.size_bytes, arch.ub_bytes, align)
         elif calm:
-            address = _calmest(taken, item, placed, limit, arch)
+            address = _calmest(taken, item, near, limit, arch)
         else:
             address = _lowest(taken, item.size_bytes, align)
         end = address + item.size_bytes
@@ -131,7 +135,7 @@ def _place(
 
 
 def _calmest(
-    taken: list[tuple[int, int]], item: Request, placed: list[tuple[int, int, Request]],
+    taken: list[tuple[int, int]], item: Request, near: list[tuple[int, int, Request]],
     limit: int, arch: Arch,
 ) -> int:
     """The free place with the fewest waits for stores, then the fewest banks in common, then the
@@ -145,10 +149,10 @@ def _calmest(
         and all(start + size <= low or high <= start for low, high in taken)
     )
     late = [
-        (low, high) for low, high, other in placed if _waits(item, other) or _waits(other, item)
+        (low, high) for low, high, other in near if _waits(item, other) or _waits(other, item)
     ]
     rivals = [
-        (low, other) for low, _, other in placed if _compete(item, other) or _compete(other, item)
+        (low, other) for low, _, other in near if _compete(item, other) or _compete(other, item)
     ]
 
     def disturbance(start: int) -> tuple[int, int]:

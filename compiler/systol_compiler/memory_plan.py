@@ -23,7 +23,7 @@ from systol_hw.errors import UnsupportedModelError
 _REUSE_LOSS = 1.01
 """By how much weight tiles may take longer in groups whose units keep out of each other's way."""
 _STEADIER_TRIES = 16
-"""At most twice so many numbers of groups are tried for such groups."""
+"""At most about twice so many numbers of groups are tried to find such groups."""
 _RESIDENT_SHARE = 8
 """All layers' parameters stay in the unified buffer if they take at most one part in so many."""
 
@@ -140,7 +140,7 @@ def _largest_groups(
 def _steadier(
     graph: QuantizedGraph, arch: Arch, batch: int, best: MemoryPlan
 ) -> MemoryPlan | None:
-    """The first steady plan of more groups, up to three times as many, that reuses weights as well."""
+    """The first steady plan of up to three times as many groups that reuses weights as well."""
     count = len(best.groups)
     if count == 1 or best.steady(arch):
         return None
