@@ -1,4 +1,8 @@
-"""Places buffers in the unified buffer by liveness: who is alive together never overlaps."""
+"""Places buffers in the unified buffer by liveness: who is alive together never overlaps.
+
+Among the free places, the one is best that keeps units out of each other's way: Store goes before
+the matrix unit in a bank that both read, and what is written where Store still reads has to wait.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +23,10 @@ class Request:
     first: int
     last: int
     high: bool = False
+    read: tuple[int, int] | None = None
+    """First and last time at which the matrix or the vector unit reads it."""
+    stored: tuple[int, int] | None = None
+    """First and last time at which Store reads it; the last may be the one behind its life."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,21 @@ class Allocation:
     requests: tuple[Request, ...]
     addresses: Mapping[str, int]
     peak_bytes: int
+
+    def shared_banks(self, arch: Arch) -> int:
+        """Banks in which Store and another unit read, for each two requests and each time."""
+        read: dict[int, list[Request]] = {}
+        for item in self.requests:
+            if item.read is not None:
+                for time in range(item.read[0], item.read[1] + 1):
+                    read.setdefault(time, []).append(item)
+        at = self.addresses
+        return sum(
+            _common_banks(at[item.name], item, at[other.name], other, arch)
+            for item in self.requests if item.stored is not None
+            for time in range(item.stored[0], item.stored[1] + 1)
+            for other in read.get(time, ())
+        )
 
     def verify(self, arch: Arch) -> None:
         """Check that all lies in the buffer and that nothing alive together overlaps."""
@@ -54,26 +77,48 @@ class Allocation:
 def allocate(
     requests: tuple[Request, ...], arch: Arch, *, apart: bool = False
 ) -> Allocation | None:
-    """Addresses for all of `requests`, or None if this greedy placement does not fit.
+    """Addresses for all of `requests`, or None if neither greedy placement fits.
 
     With `apart`, no other request shares a bank of the unified buffer with a high one.
 
-    High requests choose first, then the largest; each takes the lowest (or highest) aligned address
-    that is free throughout its life.
+    High requests choose first and take the highest aligned address that is free throughout their
+    life. Then, in the first attempt, the largest (in eighths of a bank, so that time orders about
+    equal ones) take the free place where Store and others disturb each other least, the lowest of
+    equals. If that does not fit, the largest take the lowest free address.
     """
+    return _place(requests, arch, apart, calm=True) or _place(requests, arch, apart, calm=False)
+
+
+def _place(
+    requests: tuple[Request, ...], arch: Arch, apart: bool, *, calm: bool
+) -> Allocation | None:
     align = arch.ub_width_bytes
     placed: list[tuple[int, int, Request]] = []
     addresses: dict[str, int] = {}
     limit = arch.ub_bytes
-    order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
+    if calm:
+        eighth = max(1, arch.bank_bytes // 8)
+        # What is stored chooses before what is loaded at the same time, which can wait for a store.
+        order = sorted(
+            requests,
+            key=lambda r: (not r.high, -r.size_bytes // eighth, r.first, r.stored is None),
+        )
+    else:
+        order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
     for item in order:
+        near = [
+            entry for entry in placed
+            if entry[2].first - 1 <= item.last and item.first <= entry[2].last + 1
+        ]
         taken = sorted(
             (low, high)
-            for low, high, other in placed
+            for low, high, other in near
             if item.first <= other.last and other.first <= item.last
         )
         if item.high:
             address = _highest(taken, item.size_bytes, arch.ub_bytes, align)
+        elif calm:
+            address = _calmest(taken, item, near, limit, arch)
         else:
             address = _lowest(taken, item.size_bytes, align)
         end = address + item.size_bytes
@@ -87,6 +132,54 @@ def allocate(
     bottom = min((low for low, _, other in placed if other.high), default=arch.ub_bytes)
     peak = min(top + arch.ub_bytes - bottom, arch.ub_bytes)
     return Allocation(requests=requests, addresses=addresses, peak_bytes=peak)
+
+
+def _calmest(
+    taken: list[tuple[int, int]], item: Request, near: list[tuple[int, int, Request]],
+    limit: int, arch: Arch,
+) -> int:
+    """The free place with the fewest waits for stores, then the fewest banks in common, then the
+    lowest; -1 if there is none. Places begin behind others, or with a bank."""
+    align, size = arch.ub_width_bytes, item.size_bytes
+    starts = {0, *range(0, limit, arch.bank_bytes)}
+    starts |= {-(-high // align) * align for _, high in taken}
+    free = sorted(
+        start for start in starts
+        if start + size <= limit
+        and all(start + size <= low or high <= start for low, high in taken)
+    )
+    late = [
+        (low, high) for low, high, other in near if _waits(item, other) or _waits(other, item)
+    ]
+    rivals = [
+        (low, other) for low, _, other in near if _compete(item, other) or _compete(other, item)
+    ]
+
+    def disturbance(start: int) -> tuple[int, int]:
+        waits = sum(low < start + size and start < high for low, high in late)
+        banks = sum(_common_banks(start, item, low, other, arch) for low, other in rivals)
+        return waits, banks
+
+    return min(free, key=disturbance, default=-1)
+
+
+def _waits(later: Request, earlier: Request) -> bool:
+    """Whether `later` is written while Store may still read `earlier`, whose life is over."""
+    return earlier.stored is not None and earlier.last < later.first <= earlier.stored[1]
+
+
+def _compete(stored: Request, read: Request) -> bool:
+    """Whether Store reads the one at a time at which another unit reads the other."""
+    if stored.stored is None or read.read is None:
+        return False
+    return stored.stored[0] <= read.read[1] and read.read[0] <= stored.stored[1]
+
+
+def _common_banks(address: int, item: Request, at: int, other: Request, arch: Arch) -> int:
+    """Number of banks in which both lie, if `item` begins at `address` and `other` at `at`."""
+    first = max(address, at) // arch.bank_bytes
+    end = min(address + item.size_bytes, at + other.size_bytes)
+    return max(0, (end - 1) // arch.bank_bytes - first + 1)
 
 
 def _lowest(taken: list[tuple[int, int]], size: int, align: int) -> int:

@@ -20,6 +20,10 @@ from systol_compiler.work import LoweredNetwork, MatrixWork
 from systol_hw.arch import PARAMETER_BYTES, Arch
 from systol_hw.errors import UnsupportedModelError
 
+_REUSE_LOSS = 1.01
+"""By how much weight tiles may take longer in groups whose units keep out of each other's way."""
+_STEADIER_TRIES = 16
+"""At most about twice so many numbers of groups are tried to find such groups."""
 _RESIDENT_SHARE = 8
 """All layers' parameters stay in the unified buffer if they take at most one part in so many."""
 
@@ -37,6 +41,8 @@ class MemoryPlan:
     resident: bool
     apart: bool = False
     """Parameters have banks of their own."""
+    ahead: bool = False
+    """There is room for the next group's inputs while one group is computed."""
     spills: Spills = NO_SPILLS
     tiling: TilingOptions | None = None
     """How the works must be tiled for the stages to suffice; None if nothing streams."""
@@ -50,6 +56,18 @@ class MemoryPlan:
         if self.resident:
             return self.allocation.addresses[_PARAMETERS] + offset
         return self.allocation.addresses[_parameter_key(group, work)]
+
+    def steady(self, arch: Arch) -> bool:
+        """Whether inputs come ahead, and Store reads no bank that another unit reads meanwhile."""
+        return self.ahead and self.allocation.shared_banks(arch) == 0
+
+    def tile_cycles(self, arch: Arch) -> int:
+        """Cycles of all weight tiles, whether their rows or their weights take longer."""
+        cycles = {
+            network: sum(work.cycles(arch) for work in tile(network, arch, TilingOptions()).works)
+            for network in set(self.groups)
+        }
+        return sum(cycles[network] for network in self.groups)
 
     def verify(self, arch: Arch) -> None:
         """Check the allocation."""
@@ -82,6 +100,9 @@ def plan_memory(
     With `apart`, parameters have banks of their own, so that reading them never waits for the
     matrix unit; if not even one image fits so, they share banks nevertheless.
 
+    Smaller groups, for which inputs come ahead and Store reads banks of its own, are taken if that
+    costs less than a hundredth of the matrix unit's time.
+
     Raises
     ------
     UnsupportedModelError
@@ -89,6 +110,20 @@ def plan_memory(
     """
     batch = graph.tensors[graph.inputs[0].tensor].shape[0]
     most = batch if most_images is None else min(batch, most_images)
+    best = _largest_groups(graph, arch, batch, most, apart)
+    if best is not None:
+        return _steadier(graph, arch, batch, best) or best
+    if apart:
+        return plan_memory(graph, arch, most_images=most_images, apart=False, tiling=tiling)
+    spilled = _spilled_plan(graph, arch, batch, tiling or TilingOptions())
+    if spilled is None:
+        raise _too_big(graph, arch)
+    return spilled
+
+
+def _largest_groups(
+    graph: QuantizedGraph, arch: Arch, batch: int, most: int, apart: bool
+) -> MemoryPlan | None:
     best: MemoryPlan | None = None
     # Fitting is monotone but for accidents of the greedy placement: bisect, after the whole batch.
     low, high, images = 0, most + 1, most
@@ -99,17 +134,26 @@ def plan_memory(
         else:
             high = images
         images = (low + high) // 2
-    if best is None and apart:
-        return plan_memory(graph, arch, most_images=most_images, apart=False, tiling=tiling)
-    if best is None:
-        best = _spilled_plan(graph, arch, batch, tiling or TilingOptions())
-    if best is None:
-        raise _too_big(graph, arch)
     return best
 
 
+def _steadier(
+    graph: QuantizedGraph, arch: Arch, batch: int, best: MemoryPlan
+) -> MemoryPlan | None:
+    """The first steady plan of up to three times as many groups that reuses weights as well."""
+    count = len(best.groups)
+    if count == 1 or best.steady(arch):
+        return None
+    limit = _REUSE_LOSS * best.tile_cycles(arch)
+    for more in range(count, min(3 * count, batch) + 1, -(-count // _STEADIER_TRIES)):
+        found = _try_plan(graph, arch, batch, -(-batch // more), best.apart, steady=True)
+        if found is not None and found.tile_cycles(arch) <= limit:
+            return found
+    return None
+
+
 def _try_plan(
-    graph: QuantizedGraph, arch: Arch, batch: int, images: int, apart: bool
+    graph: QuantizedGraph, arch: Arch, batch: int, images: int, apart: bool, *, steady: bool = False
 ) -> MemoryPlan | None:
     count = -(-batch // images)
     sizes = [batch * (i + 1) // count - batch * i // count for i in range(count)]
@@ -128,10 +172,13 @@ def _try_plan(
             if resident and requests[0].size_bytes > arch.ub_bytes // _RESIDENT_SHARE:
                 continue
             allocation = allocate(requests, arch, apart=apart)
-            if allocation is not None:
-                return MemoryPlan(
-                    groups=groups, allocation=allocation, resident=resident, apart=apart
-                )
+            if allocation is None:
+                continue
+            plan = MemoryPlan(
+                groups=groups, allocation=allocation, resident=resident, apart=apart, ahead=lead > 0
+            )
+            if plan.steady(arch) or not steady:
+                return plan
     return None
 
 
@@ -178,10 +225,13 @@ def _stage_requests(
                 continue
             assert isinstance(work, MatrixWork)
             size = stage_bytes(tiled, work, direction)
+            now = (base + time, base + time)
             requests += [
                 Request(
                     name=group_key(group, stage_key(name, work.name, direction, stage)),
                     size_bytes=size, first=base + time, last=base + time,
+                    read=now if direction == "in" else None,
+                    stored=now if direction == "out" else None,
                 )
                 for stage in range(STAGES)
             ]
@@ -213,12 +263,17 @@ def _requests(
             read = [t for t, work in enumerate(network.works) if work.input == name]
             first = base + (written[0] if written else min(read) - lead)
             last = base + max(read + written)
+            stored = None
             if name in network.outputs:
+                # Whole planes are stored: a single one when the next work runs already.
+                begins = base + max(written) + (network.works[max(written)].planes == 1)
+                stored = (begins, base + max(written) + 1)
                 last += linger
             requests.append(
                 Request(
                     name=group_key(index, name), size_bytes=buffer.size_bytes, first=first,
-                    last=last,
+                    last=last, read=(base + min(read), base + max(read)) if read else None,
+                    stored=stored,
                 )
             )
         if not resident:

@@ -95,6 +95,17 @@ class TiledWork:
             len(s.tiles) * (s.reduction[1] - s.reduction[0]) for s in self.steps
         )
 
+    def cycles(self, arch: Arch) -> int:
+        """Cycles of all weight tiles, whether their rows or their weights take longer."""
+        if not isinstance(self.work, MatrixWork):
+            return 0
+        places = self.work.taps[0] * self.work.taps[1]
+        return places * sum(
+            len(s.tiles) * (s.reduction[1] - s.reduction[0])
+            * _tile_cycles(arch, s.chunk.positions)
+            for s in self.steps
+        )
+
     def verify(self, arch: Arch) -> None:
         """Check that the steps compute each output once, inside a bank of accumulators."""
         if not isinstance(self.work, MatrixWork):

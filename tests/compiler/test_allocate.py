@@ -75,3 +75,55 @@ def test_verifier_sees_an_overlap() -> None:
     pair = tuple(Request(name=n, size_bytes=10, first=0, last=0) for n in "ab")
     with pytest.raises(AssertionError):
         Allocation(requests=pair, addresses={"a": 0, "b": 8}, peak_bytes=18).verify(NANO)
+
+
+def test_store_reads_no_bank_that_is_read_meanwhile() -> None:
+    bank = NANO.bank_bytes
+    read = Request(name="x", size_bytes=bank // 2, first=0, last=1, read=(1, 1))
+    calm = Request(name="y", size_bytes=bank // 4, first=0, last=1, stored=(0, 0))
+    rival = Request(name="y", size_bytes=bank // 4, first=0, last=1, stored=(0, 1))
+    for stored, address in ((calm, bank // 2), (rival, bank)):
+        found = allocate((read, stored), NANO)
+        assert found is not None
+        assert dict(found.addresses) == {"x": 0, "y": address}
+        assert found.shared_banks(NANO) == 0
+
+
+def test_results_wait_for_no_store() -> None:
+    size = NANO.bank_bytes
+    found = allocate(
+        (
+            Request(name="y0", size_bytes=size, first=0, last=0, stored=(1, 1)),
+            Request(name="y1", size_bytes=size, first=1, last=1, stored=(2, 2)),
+            Request(name="y2", size_bytes=size, first=2, last=2, stored=(3, 3)),
+        ),
+        NANO,
+    )
+    assert found is not None
+    assert dict(found.addresses) == {"y0": 0, "y1": size, "y2": 0}
+
+
+def test_banks_in_common_are_counted_where_space_is_short() -> None:
+    half = NANO.ub_bytes // 2 - NANO.bank_bytes // 2
+    found = allocate(
+        (
+            Request(name="x", size_bytes=half, first=0, last=0, read=(0, 0)),
+            Request(name="y", size_bytes=NANO.ub_bytes - half, first=0, last=0, stored=(0, 0)),
+        ),
+        NANO,
+    )
+    assert found is not None
+    assert found.shared_banks(NANO) == 1
+
+
+def test_what_only_fits_by_size_still_fits() -> None:
+    size = NANO.ub_bytes // 2
+    wanted = (
+        Request(name="a", size_bytes=size // 2, first=0, last=0, read=(0, 0)),
+        Request(name="b", size_bytes=size // 2, first=1, last=1, stored=(0, 1)),
+        Request(name="c", size_bytes=size, first=0, last=1),
+        Request(name="d", size_bytes=size // 2, first=0, last=1),
+    )
+    found = allocate(wanted, NANO)
+    assert found is not None
+    found.verify(NANO)

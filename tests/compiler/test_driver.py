@@ -33,12 +33,14 @@ from systol_compiler.quantized import (
     QuantizeInput,
     window_output_size,
 )
+from systol_compiler.search import Choice, build
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.assembly import assemble_code
 from systol_hw.errors import InputError, UnsupportedModelError
 from systol_hw.faults import Unit
 from systol_sim import reference, simulator
 from systol_sim.checker import check
+from systol_sim.instruction_table import build_table
 
 FAST = CompileOptions(search=False)
 NANO = PRESETS["nano"]
@@ -313,6 +315,40 @@ def test_many_images_do_not_overflow_tokens_or_need_barriers() -> None:
     )
     assert "barrier" not in text[0]
     assert_exact(graph, model, rng)
+
+
+SMALL = dataclasses.replace(PRESETS["edge32"], name="small", ub_bytes=1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "arch", "most"), [(256, SMALL, 1.22), (1024, PRESETS["edge32"], 1.03)]
+)
+def test_stores_take_no_bank_from_the_matrix_unit(size: int, arch: Arch, most: float) -> None:
+    rng = np.random.default_rng(8)
+    builder = Builder(rng, (size, size))
+    builder.linear(size)
+    graph = builder.graph()
+    result = build(graph, arch, Choice())
+    # The batch is cut so that a group's results have a bank apart from the next one's activations.
+    assert len(result.plan.groups) > 1
+    assert result.plan.steady(arch)
+    run = simulator.step(
+        result.emitted.program, build_table(result.emitted.program), streams=True
+    )
+    assert run.counters is not None
+    assert run.coverage["unified buffer: matrix loses to store"] < run.counters.cycles / 1000
+    # Nor do results wait for stores: the whole takes little longer than its weight tiles.
+    assert run.counters.cycles < most * result.plan.tile_cycles(arch)
+
+
+def test_groups_that_keep_apart_are_exact() -> None:
+    rng = np.random.default_rng(9)
+    builder = Builder(rng, (256, 256))
+    builder.linear(250)
+    graph = builder.graph()
+    plan = build(graph, SMALL, Choice()).plan
+    assert len(plan.groups) > 1 and plan.steady(SMALL)
+    assert_exact(graph, compile_quantized(graph, arch=SMALL, options=FAST), rng)
 
 
 @settings(max_examples=15)
