@@ -1,7 +1,8 @@
 """Places buffers in the unified buffer by liveness: who is alive together never overlaps.
 
 Among the free places, the one is best that keeps units out of each other's way: Store goes before
-the matrix unit in a bank that both read, and what is written where Store still reads has to wait.
+the matrix unit in a bank that both read, Load before the vector unit in one that both write, and
+what is written where Store still reads has to wait.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,10 @@ class Request:
     """First and last time at which the matrix or the vector unit reads it."""
     stored: tuple[int, int] | None = None
     """First and last time at which Store reads it; the last may be the one behind its life."""
+    loaded: tuple[int, int] | None = None
+    """First and last time at which Load writes it."""
+    written: tuple[int, int] | None = None
+    """First and last time at which the vector unit writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,8 @@ def allocate(
 
     High requests choose first and take the highest aligned address that is free throughout their
     life. Then, in the first attempt, the largest (in eighths of a bank, so that time orders about
-    equal ones) take the free place where Store and others disturb each other least, the lowest of
-    equals. If that does not fit, the largest take the lowest free address.
+    equal ones) take the free place where units disturb each other least, the lowest of equals. If
+    that does not fit, the largest take the lowest free address.
     """
     return _place(requests, arch, apart, calm=True) or _place(requests, arch, apart, calm=False)
 
@@ -138,8 +143,9 @@ def _calmest(
     taken: list[tuple[int, int]], item: Request, near: list[tuple[int, int, Request]],
     limit: int, arch: Arch,
 ) -> int:
-    """The free place with the fewest waits for stores, then the fewest banks in common, then the
-    lowest; -1 if there is none. Places begin behind others, or with a bank."""
+    """The free place with the fewest waits for stores, then the fewest banks that Store and others
+    read, then the fewest that Load and the vector unit write, then the lowest; -1 if there is none.
+    Places begin behind others, or with a bank."""
     align, size = arch.ub_width_bytes, item.size_bytes
     starts = {0, *range(0, limit, arch.bank_bytes)}
     starts |= {-(-high // align) * align for _, high in taken}
@@ -151,14 +157,14 @@ def _calmest(
     late = [
         (low, high) for low, high, other in near if _waits(item, other) or _waits(other, item)
     ]
-    rivals = [
-        (low, other) for low, _, other in near if _compete(item, other) or _compete(other, item)
-    ]
+    readers = [(low, other) for low, _, other in near if _both_read(item, other)]
+    writers = [(low, other) for low, _, other in near if _both_write(item, other)]
 
-    def disturbance(start: int) -> tuple[int, int]:
+    def disturbance(start: int) -> tuple[int, int, int]:
         waits = sum(low < start + size and start < high for low, high in late)
-        banks = sum(_common_banks(start, item, low, other, arch) for low, other in rivals)
-        return waits, banks
+        reads = sum(_common_banks(start, item, low, other, arch) for low, other in readers)
+        writes = sum(_common_banks(start, item, low, other, arch) for low, other in writers)
+        return waits, reads, writes
 
     return min(free, key=disturbance, default=-1)
 
@@ -168,11 +174,18 @@ def _waits(later: Request, earlier: Request) -> bool:
     return earlier.stored is not None and earlier.last < later.first <= earlier.stored[1]
 
 
-def _compete(stored: Request, read: Request) -> bool:
-    """Whether Store reads the one at a time at which another unit reads the other."""
-    if stored.stored is None or read.read is None:
-        return False
-    return stored.stored[0] <= read.read[1] and read.read[0] <= stored.stored[1]
+def _both_read(one: Request, other: Request) -> bool:
+    """Whether Store reads one of the two while another unit reads the other."""
+    return _together(one.stored, other.read) or _together(one.read, other.stored)
+
+
+def _both_write(one: Request, other: Request) -> bool:
+    """Whether Load writes one of the two while the vector unit writes the other."""
+    return _together(one.loaded, other.written) or _together(one.written, other.loaded)
+
+
+def _together(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
+    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
 
 
 def _common_banks(address: int, item: Request, at: int, other: Request, arch: Arch) -> int:

@@ -231,7 +231,9 @@ def _stage_requests(
                     name=group_key(group, stage_key(name, work.name, direction, stage)),
                     size_bytes=size, first=base + time, last=base + time,
                     read=now if direction == "in" else None,
+                    loaded=now if direction == "in" else None,
                     stored=now if direction == "out" else None,
+                    written=now if direction == "out" else None,
                 )
                 for stage in range(STAGES)
             ]
@@ -274,6 +276,9 @@ def _requests(
                     name=group_key(index, name), size_bytes=buffer.size_bytes, first=first,
                     last=last, read=(base + min(read), base + max(read)) if read else None,
                     stored=stored,
+                    # Inputs come ahead, the last of them while the first work runs.
+                    loaded=None if written else (first, base + min(read)),
+                    written=(base + written[0], base + written[-1]) if written else None,
                 )
             )
         if not resident:
