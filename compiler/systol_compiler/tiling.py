@@ -74,6 +74,11 @@ class Step:
     accumulate: bool
     finish: bool
 
+    def weight_tiles(self, work: MatrixWork) -> int:
+        """Tiles that it reads, over all (k0, k1)."""
+        places = work.taps[0] * work.taps[1]
+        return places * len(self.tiles) * (self.reduction[1] - self.reduction[0])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledWork:
@@ -90,20 +95,15 @@ class TiledWork:
         """Tiles that all steps of one group read."""
         if not isinstance(self.work, MatrixWork):
             return 0
-        places = self.work.taps[0] * self.work.taps[1]
-        return places * sum(
-            len(s.tiles) * (s.reduction[1] - s.reduction[0]) for s in self.steps
-        )
+        return sum(step.weight_tiles(self.work) for step in self.steps)
 
     def cycles(self, arch: Arch) -> int:
         """Cycles of all weight tiles, whether their rows or their weights take longer."""
         if not isinstance(self.work, MatrixWork):
             return 0
-        places = self.work.taps[0] * self.work.taps[1]
-        return places * sum(
-            len(s.tiles) * (s.reduction[1] - s.reduction[0])
-            * _tile_cycles(arch, s.chunk.positions)
-            for s in self.steps
+        return sum(
+            step.weight_tiles(self.work) * _tile_cycles(arch, step.chunk.positions)
+            for step in self.steps
         )
 
     def verify(self, arch: Arch) -> None:

@@ -37,7 +37,7 @@ _Loop = tuple[np.ndarray | int, np.ndarray | int]
 _TAPS_LIMIT = 256
 """Taps in one direction up to which accesses are bounded one tap at a time; beyond, not at all."""
 _FAR = 1 << 62
-"""Above any address, and twice it still fits."""
+"""Above any address."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

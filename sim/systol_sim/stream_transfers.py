@@ -39,9 +39,8 @@ def stream_load(m, t, end, apart):  # type: ignore[no-untyped-def]
     noted = end if apart else 0
     beats, total, first = 0, 0, t
     while t < end:
-        many = 0
-        if income == cost and credits >= cost:
-            many = min(whole_beats(row, w, width), end - t)
+        steady = income == cost and credits >= cost
+        many = min(_whole_beats(row, w, width), end - t) if steady else 0
         if many > 1:
             source = (w[T_UB] + w[T_DONE]) & MASK
             for time in range(max(t + latency, noted), t + many + latency):
@@ -79,7 +78,7 @@ def stream_load(m, t, end, apart):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def whole_beats(row, w, width):  # type: ignore[no-untyped-def]
+def _whole_beats(row, w, width):  # type: ignore[no-untyped-def]
     """How many beats as wide as the port come next in a transfer's run, before its last."""
     if (w[T_MEMORY] + w[T_DONE]) & (width - 1):
         return 0
@@ -101,7 +100,7 @@ def stream_store(m, t, end, blocked):  # type: ignore[no-untyped-def]
         peak = max(peak, buffered)
         head = m.beats[m.store_out & (HISTORY - 1)]
         if not blocked and income == cost and credits >= cost and 2 <= buffered < space:
-            many = min(whole_beats(row, w, width), end - t)
+            many = min(_whole_beats(row, w, width), end - t)
             if many > 1 and _ready_in_turn(m, t, buffered):
                 _read_and_issue(m, t, many, buffered)
                 reads += many
