@@ -9,23 +9,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from systol_hw.errors import DifferenceError, InputError
-from systol_sim.mutation import KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM, Mutant
+from systol_sim.mutation import EQUIVALENT, KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM, Mutant
 
 TIMED_OUT = "timed out"
 """Outcome of a trial whose check did not end in time: the mutant is killed."""
 CRASHED = "crashed"
 """Outcome of a trial whose process died: the mutant is killed."""
-DISCARDED = frozenset({NOT_BUILT, SAME})
+DISCARDED = frozenset({NOT_BUILT, SAME, EQUIVALENT})
 """Outcomes of mutants that do not count."""
 _TRIAL_SECONDS = 1800
 _SOURCES = ("hw/systol_hw", "sim/systol_sim")
-_TEST_FILES = ("tests/sim/test_microprograms.py", "docs/microprograms.md")
+_TEST_FILES = (
+    "tests/sim/test_microprograms.py", "tests/sim/test_streams.py", "docs/microprograms.md",
+)
 _PYTEST_OPTIONS = "[pytest]\nmarkers =\n    verilator: builds and runs the RTL\n"
 
 
@@ -38,7 +40,7 @@ class Trial:
     mutant
     outcome
         `"passed"` (it survives), `"killed"`, `"timed out"`, `"crashed"`, or for mutants that do not
-        count `"not built"` or `"same hardware"`.
+        count `"not built"`, `"same hardware"` or `"equivalent"`.
     check
         The check that it came to.
     by
@@ -106,13 +108,12 @@ class Workshop:
                 )
         self.base = directory / "base"
         self.directory = directory
-        self.digests: list[str] = []
         for name in _SOURCES:
             shutil.copytree(
                 root / name, self.base / name, ignore=shutil.ignore_patterns("__pycache__")
             )
         for name in _TEST_FILES:
-            (self.base / name).parent.mkdir(parents=True)
+            (self.base / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, self.base / name)
         (self.base / "pytest.ini").write_text(_PYTEST_OPTIONS, "utf-8")
 
@@ -125,14 +126,12 @@ class Workshop:
             If they do not pass.
         """
         started = time.monotonic()
-        record = self._run(target, self.base, self.directory / "base-cache", [])
+        record = self._run(target, self.base, self._base_cache, changed=False)
         if record["outcome"] != PASSED:
             raise DifferenceError(
                 f"the unchanged sources do not pass the trial of {target}: {record['check']}: "
                 f"{record.get('by', record['outcome'])}; mend that before planting mistakes"
             )
-        if target == RTL:
-            self.digests = list(record["digests"].values())
         return time.monotonic() - started
 
     def try_mutant(self, mutant: Mutant) -> Trial:
@@ -148,7 +147,7 @@ class Workshop:
                 shutil.copytree(self.base / "hw", tree / "hw")
             module = tree / mutant.path
             module.write_text(mutant.apply(module.read_text("utf-8")), "utf-8")
-            record = self._run(mutant.target, tree, scratch / "cache", self.digests)
+            record = self._run(mutant.target, tree, scratch / "cache", changed=True)
         return Trial(
             mutant=mutant,
             outcome=record["outcome"],
@@ -157,14 +156,17 @@ class Workshop:
             seconds=round(time.monotonic() - started, 1),
         )
 
-    def _run(
-        self, target: str, tree: Path, cache: Path, digests: Sequence[str]
-    ) -> dict[str, Any]:
+    @property
+    def _base_cache(self) -> Path:
+        """What the trials of the unchanged sources left behind."""
+        return self.directory / "base-cache"
+
+    def _run(self, target: str, tree: Path, cache: Path, *, changed: bool) -> dict[str, Any]:
         """One trial of `tree`, completed by the sources that it does not change."""
-        base_cache = self.directory / "base-cache"
-        changed = {RTL: "hw", SIM: "sim"}[target]
+        base_cache = self._base_cache
+        folder = {RTL: "hw", SIM: "sim"}[target]
         roots = {name: self.base / name for name in ("hw", "sim")}
-        roots[changed] = tree / changed
+        roots[folder] = tree / folder
         # What does not change keeps its cache: models for a simulator's mutant, compiled steps for
         # the hardware's.
         models, compiled = (cache, base_cache) if target == RTL else (base_cache, cache)
@@ -177,7 +179,8 @@ class Workshop:
         cache.mkdir(parents=True, exist_ok=True)
         path = cache / "record.json"
         path.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "systol_sim.mutant_trial", target, str(path), *digests]
+        command = [sys.executable, "-m", "systol_sim.mutant_trial", target, str(path)]
+        command += [str(base_cache)] if changed else []
         # A group of its own: compilers that it started must not outlive it.
         process = subprocess.Popen(
             command, env=environment, cwd=cache, start_new_session=True,

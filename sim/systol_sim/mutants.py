@@ -21,6 +21,7 @@ from rich.text import Text
 
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError, SystolError
+from systol_hw.formal.proof import require_tools
 from systol_sim.mutant_workshop import DISCARDED, Trial, Workshop
 from systol_sim.mutation import RTL, SIM, TARGETS, Mutant, select
 
@@ -51,6 +52,8 @@ def campaign(
     for target, wanted in counts.items():
         if not wanted:
             continue
+        if target == RTL:
+            require_tools()
         report(f"{target}: trying the unchanged sources")
         seconds = workshop.check_base(target)
         report(f"{target}: they pass, in {seconds:.0f} s")

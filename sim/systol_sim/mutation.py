@@ -16,9 +16,12 @@ from typing import Any
 
 RTL, SIM = "rtl", "sim"
 TARGETS = (RTL, SIM)
-PASSED, KILLED, NOT_BUILT, SAME = "passed", "killed", "not built", "same hardware"
+PASSED, KILLED, NOT_BUILT = "passed", "killed", "not built"
+SAME, EQUIVALENT = "same hardware", "equivalent"
 """Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile, or the simulator cannot
-be imported or compiled. `SAME`: the RTL's Verilog is that of the unchanged sources."""
+be imported or compiled. `SAME`: the RTL's Verilog is that of the unchanged sources. `EQUIVALENT`:
+nothing killed it, and the RTL was proved to be the same machine (`systol_hw.formal.equivalence`).
+"""
 
 _FOLDERS: Mapping[str, str] = {RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim"}
 # No hardware of a machine's own comes from these.
