@@ -244,8 +244,10 @@ def _test(record: _Record, name: str, module: str) -> None:
     root = Path(systol_sim.__file__).parents[2]
     with record.check(name, 2 * CHECK_SECONDS):
         failures = _Failures()
-        options = ["-q", "-x", "-m", "not verilator", "--import-mode=importlib", "-p",
-                   "no:cacheprovider", "--hypothesis-seed=0", "--rootdir", str(root), "-c", str(root / "pytest.ini")]
+        options = [
+            "-q", "-x", "-m", "not verilator", "--import-mode=importlib", "-p", "no:cacheprovider",
+            "--hypothesis-seed=0", "--rootdir", str(root), "-c", str(root / "pytest.ini"),
+        ]
         # It does not know the mark; its words are none of ours.
         with contextlib.redirect_stdout(io.StringIO()):
             path = root / "tests" / "sim" / f"{module}.py"

@@ -20,7 +20,7 @@ except MissingToolError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 
-class _Counter(wiring.Component):
+class _Counter(wiring.Component):  # type: ignore[misc]
     """Counts to `top`, in a register that begins at `init`; `wide` has bits that stay zero."""
 
     def __init__(self, *, top: int = 9, init: int = 0, wide: int = 0) -> None:
@@ -36,19 +36,14 @@ class _Counter(wiring.Component):
         return m
 
 
-class _Around(wiring.Component):
+class _Around(wiring.Component):  # type: ignore[misc]
     """A counter within, whose count goes through `combine`, and a memory of what came out."""
-
-    enable: In(1)
-    offset: In(4)
-    result: Out(4)
-    kept: Out(4)
 
     def __init__(
         self, counter: _Counter, combine: Callable[[Any, Any], Any], *, write: int = 1
     ) -> None:
         self.counter, self.combine, self.write = counter, combine, write
-        super().__init__()
+        super().__init__({"enable": In(1), "offset": In(4), "result": Out(4), "kept": Out(4)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
