@@ -22,7 +22,7 @@ from systol_sim.proposals import Proposer
 from systol_sim.synchronize import synchronize
 
 _ATTEMPTS = 20
-LONG_CYCLES = 6000
+LONG_CYCLES = 40_000
 """More cycles without progress than any generated program has."""
 _OVERFLOW_TILES = 64
 

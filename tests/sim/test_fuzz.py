@@ -34,6 +34,16 @@ from systol_sim.results import Counters, RunResult
 from systol_sim.shrink import read_reproducer, shrink, write_reproducer
 
 
+@pytest.mark.parametrize(
+    ("machine", "seed"), [("fuzz-square16", 9_039_575), ("fuzz-one-lane", 9_057_632)]
+)
+def test_long_tiles_over_a_slow_port_meet_no_watchdog(machine: str, seed: int) -> None:
+    (arch,) = [arch for arch in FUZZ_MACHINES if arch.name == machine]
+    lines, result = compare_executors(make_case(arch, seed, None), DEFAULT_EXECUTORS)
+    assert lines == []
+    assert result is not None and result.counters is not None and result.counters.cycles > 18_000
+
+
 def test_executors_agree_on_random_programs() -> None:
     report = fuzz(48, 0)
     assert not report.mismatches, report.format(coverage=False)
