@@ -117,6 +117,7 @@ _COORDINATES: tuple[tuple[_Values, ...], ...] = (
     ),
     ({"lookahead": 1}, {"lookahead": 4}),
     ({"early_start": False},),
+    ({"together": False},),
 )
 
 
@@ -137,6 +138,7 @@ def describe_choices(result: BackendResult) -> Iterator[str]:
     yield f"groups of {', '.join(str(g.images) for g in result.plan.groups)} images"
     yield f"at least {tiling.least_chunks} chunks a plane"
     yield f"early start of linear layers {'on' if tiling.early_start else 'off'}"
+    yield f"inner tiles of linear layers finished {'together' if tiling.together else 'one by one'}"
     yield f"loads hoisted over {order.lookahead} matmuls"
     yield f"parameters {'apart from' if result.plan.apart else 'beside'} activations"
     if result.plan.spills.names:

@@ -22,10 +22,14 @@ class TilingOptions:
         Cut the positions of each convolution's plane into at least so many chunks.
     early_start
         Cut the reduction of linear layers, so that they begin before all of their input is there.
+    together
+        Finish the column tiles of a linear layer by the bank, in fewer instructions, where more
+        tiles follow.
     """
 
     least_chunks: int = 1
     early_start: bool = True
+    together: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,16 +178,15 @@ class TiledNetwork:
 
 def tile(network: LoweredNetwork, arch: Arch, options: TilingOptions) -> TiledNetwork:
     """The steps of every work of `network`."""
-    works, turn = [], 0
+    works, banks = [], _Banks(arch)
     for work in network.works:
         if not isinstance(work, MatrixWork):
             works.append(TiledWork(work=work, column_tiles=0, reduction_steps=0, steps=()))
             continue
         if work.streams:
-            steps = tuple(_stream(work, arch, options, turn, work.input in network.inputs))
+            steps = tuple(_stream(work, arch, options, banks, work.input in network.inputs))
         else:
-            steps = tuple(_planes(work, arch, options, turn))
-        turn += len({(s.chunk, s.accumulator) for s in steps})
+            steps = tuple(_planes(work, arch, options, banks))
         works.append(
             TiledWork(
                 work=work,
@@ -206,7 +209,38 @@ def _cuts(total: int, most: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _planes(work: MatrixWork, arch: Arch, options: TilingOptions, turn: int) -> Iterator[Step]:
+class _Banks:
+    """Where tiles go next.
+
+    The vector unit can read a bank of accumulators only while the matrix unit writes to the other
+    one; so what is finished next never lies in the bank of what was finished last.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self._rows = arch.accumulator_bank_rows
+        self._bank, self._half = 0, 0
+
+    def together(self) -> int:
+        """First accumulator row of what is finished as a whole, in one bank."""
+        row = self._bank * self._rows
+        self._bank = 1 - self._bank
+        return row
+
+    def one_by_one(self, tiles: range) -> list[tuple[range, int]]:
+        """Two sets of tiles that are finished one by one, with the row at which each begins.
+
+        Neighbours lie in different banks, in one half of each; the next ones take the other halves.
+        """
+        half = self._half * (self._rows // 2)
+        first, second = (bank * self._rows + half for bank in (self._bank, 1 - self._bank))
+        self._half = 1 - self._half
+        self._bank ^= len(tiles) % 2
+        return [(tiles[0::2], first), (tiles[1::2], second)]
+
+
+def _planes(
+    work: MatrixWork, arch: Arch, options: TilingOptions, banks: _Banks
+) -> Iterator[Step]:
     """Steps of a convolution: planes outside, then rectangles, then column tiles; each fills a bank
     of accumulators, turn by turn."""
     limit = arch.accumulator_bank_rows
@@ -228,11 +262,10 @@ def _planes(work: MatrixWork, arch: Arch, options: TilingOptions, turn: int) -> 
                         chunk=chunk,
                         tiles=range(*tile_range),
                         reduction=reduction,
-                        accumulator=turn % 2 * limit,
+                        accumulator=banks.together(),
                         accumulate=False,
                         finish=True,
                     )
-                    turn += 1
 
 
 def _rectangle(work: MatrixWork, limit: int, least_chunks: int) -> tuple[int, int]:
@@ -258,13 +291,16 @@ def _rectangle(work: MatrixWork, limit: int, least_chunks: int) -> tuple[int, in
 
 
 def _stream(
-    work: MatrixWork, arch: Arch, options: TilingOptions, turn: int, from_host: bool
+    work: MatrixWork, arch: Arch, options: TilingOptions, banks: _Banks, from_host: bool
 ) -> Iterator[Step]:
     """Steps of a linear layer.
 
-    The reduction is cut into parts; all but the last run over all column tiles that the
-    accumulators hold, so that each part of the input is used as soon as it is there. The last part
-    runs tile by tile, so that finished tiles are requantized while the next ones are computed.
+    At the beginning the reduction is cut into parts; all but the last run over all column tiles
+    that the accumulators hold, so that each part of the input is used as soon as it is there. The
+    last part runs tile by tile, so that finished tiles are requantized while the next ones are
+    computed; so does the last group, behind which nothing hides a requantization. Between them,
+    where a tile's products outlast its requantization, a group is one step: fewer instructions do
+    as well.
     """
     bank = arch.accumulator_bank_rows
     tiles = _ceil(work.out_channels, arch.columns)
@@ -284,10 +320,19 @@ def _stream(
                 parts = _parts_by_arrival(arch, chunk.positions, steps, cost, count)
             else:
                 parts = _head_and_tail(arch, steps, count)
-            # So many tiles at once that three instructions' bytes are little beside their work.
-            overhead = 3 * INSTRUCTION_BYTES / arch.weight_port.bytes_per_cycle * 10
-            together = max(1, int(overhead / (cost * (parts[-1][1] - parts[-1][0]))))
-            places = _places(arch, chunk.positions, range(*group), together, turn)
+            duration = cost * (parts[-1][1] - parts[-1][0])
+            hidden = duration >= chunk.positions * arch.vector_slot_cycles
+            inner = not first and (rows[1], group[1]) != (work.size[0], tiles)
+            if options.together and inner and hidden:
+                together = count
+            else:
+                # Three instructions' bytes must be little beside the work of so many tiles.
+                overhead = 3 * INSTRUCTION_BYTES / arch.weight_port.bytes_per_cycle * 10
+                together = max(1, int(overhead / duration))
+            if count == 1 or together > 1:
+                places = [(range(*group), banks.together())]
+            else:
+                places = banks.one_by_one(range(*group))
             for part in parts[:-1]:
                 for tile_set, accumulator in places:
                     yield Step(
@@ -304,24 +349,7 @@ def _stream(
                     accumulate=parts[-1][0] > 0,
                     finish=True,
                 )
-            turn, first = turn + 1, False
-
-
-def _places(
-    arch: Arch, positions: int, tiles: range, together: int, turn: int
-) -> list[tuple[range, int]]:
-    """Sets of tiles with the accumulator row at which each begins.
-
-    The vector unit can read a bank only while the matrix unit writes to the other one. So tiles
-    that finish one by one lie in the two banks by turns, in one half of each bank; the next group
-    takes the other halves. Tiles that finish together alternate as a whole.
-    """
-    bank = arch.accumulator_bank_rows
-    if len(tiles) == 1 or together > 1:
-        # They fit one bank: a group holds at most as many tiles as two half banks.
-        return [(tiles, turn % 2 * bank)]
-    half = turn % 2 * (bank // 2)
-    return [(tiles[0::2], half), (tiles[1::2], bank + half)]
+            first = False
 
 
 def _tile_cycles(arch: Arch, positions: int) -> int:
