@@ -40,15 +40,16 @@ class _Around(wiring.Component):  # type: ignore[misc]
     """A counter within, whose count goes through `combine`, and a memory of what came out."""
 
     def __init__(
-        self, counter: _Counter, combine: Callable[[Any, Any], Any], *, write: int = 1
+        self, counter: _Counter, combine: Callable[[Any, Any], Any], *, write: int = 1,
+        content: int = 0,
     ) -> None:
-        self.counter, self.combine, self.write = counter, combine, write
+        self.counter, self.combine, self.write, self.content = counter, combine, write, content
         super().__init__({"enable": In(1), "offset": In(4), "result": Out(4), "kept": Out(4)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.counter = counter = self.counter
-        m.submodules.memory = memory = Memory(shape=4, depth=4, init=[])
+        m.submodules.memory = memory = Memory(shape=4, depth=4, init=[0, self.content])
         read, write = memory.read_port(domain="comb"), memory.write_port()
         m.d.comb += [
             counter.enable.eq(self.enable),
@@ -67,9 +68,9 @@ def _add(count: Any, offset: Any) -> Any:
 
 
 def _design(
-    combine: Callable[[Any, Any], Any] = _add, *, write: int = 1, **counter: int
+    combine: Callable[[Any, Any], Any] = _add, *, write: int = 1, content: int = 0, **counter: int
 ) -> str:
-    around = _Around(_Counter(**counter), combine, write=write)
+    around = _Around(_Counter(**counter), combine, write=write, content=content)
     text: str = rtlil.convert(around, name="top", emit_src=False)
     return text
 
@@ -93,6 +94,7 @@ def test_the_same_machine(same: str, keywords: dict[str, Any]) -> None:
         # What another module gives is any value.
         ("top", {"combine": lambda count, offset: count - offset}),
         ("top", {"write": 0}),
+        ("top", {"content": 5}),
         ("top.counter", {"top": 8}),
         ("top.counter", {"init": 1}),
         ("top", {"wide": 1, "combine": lambda count, offset: count + offset + 1}),

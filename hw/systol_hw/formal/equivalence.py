@@ -26,6 +26,7 @@ _MODULE = re.compile(r"^module \\(\S+)\n(.*?)^end$", re.MULTILINE | re.DOTALL)
 _WIRE = re.compile(r"^  wire width (\d+) (?:(input|output|inout) \d+  )?(signed )?(\S+)$")
 _CELL = re.compile(r"^  cell \\(\S+) \\(\S+)$")
 _CONNECTION = re.compile(r"^    connect \\(\S+) (.*)$")
+_MEMORY = re.compile(r'^    parameter \\MEMID "\\\\(\S+)"$')
 _NAME = re.compile(r"(?<!\S)\\\S+|(?<!\S)\$\d+(?!\S)")
 _NUMBER = re.compile(r"\$\d+")
 
@@ -39,7 +40,7 @@ class _Part:
     lines: list[str] = field(default_factory=list)
     """All but the ports."""
     initial: dict[str, str] = field(default_factory=dict)
-    """Initial values of registers by name."""
+    """Initial values by name, of registers and, as their cells have it, of memories."""
     children: dict[str, str] = field(default_factory=dict)
     """Module by name of the instance."""
 
@@ -107,6 +108,8 @@ def _part(
     own, part = names[module], _Part()
     initial: str | None = None
     child: str | None = None
+    memory: str | None = None
+    filling = False
     for line in body.splitlines():
         if not line or (line.startswith("  attribute") and "\\init" not in line):
             continue
@@ -132,11 +135,19 @@ def _part(
             port = names[child][f"\\{connection[1]}"]
             value = _NAME.sub(lambda found: own[found[0]], connection[2])
             part.lines.append(f"    connect {port} {value}")
+        elif found := _MEMORY.match(line):
+            memory = own[f"\\{found[1]}"]
+            part.lines.append(f'    parameter \\MEMID "\\{memory}"')
         else:
-            if line == "  end":
-                child = None
             renamed = _NAME.sub(lambda found: own.get(found[0], found[0]), line)
             part.lines.append(renamed)
+            if line == "  end":
+                child, filling = None, False
+            elif line.startswith("  cell $meminit"):
+                filling = True
+            elif filling:
+                assert memory is not None
+                part.initial[memory] = part.initial.get(memory, "") + renamed
         initial = None
     return part
 
@@ -144,7 +155,7 @@ def _part(
 def _initial(
     parts: Mapping[str, _Part], root: str, dissolved: set[str], path: str = ""
 ) -> dict[str, str]:
-    """Initial values of the registers in `root` and what is dissolved into it, by their paths."""
+    """Initial values of what is in `root` and what is dissolved into it, by their paths."""
     values = {f"{path}{name}": value for name, value in parts[root].initial.items()}
     for instance, child in parts[root].children.items():
         if child in dissolved:
