@@ -69,6 +69,11 @@ class Instruction:
     def __hash__(self) -> int:
         return hash(self.word)
 
+    def __repr__(self) -> str:
+        defaults = self.operation.defaults
+        set_fields = (f", {n}={v}" for n, v in self.fields.items() if v != defaults[n])
+        return f"instruction({self.operation.name!r}{''.join(set_fields)})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instruction) and self.word == other.word
 

@@ -10,7 +10,7 @@ from systol_hw.arch import INSTRUCTION_BYTES, PRESETS
 from systol_hw.encoding import Field
 from systol_hw.faults import FaultCause
 from systol_hw.isa import OPERATION_BY_NAME, Instruction, decode, decode_fault, instruction
-from systol_hw.operations import OPERATIONS
+from systol_hw.operations import OPERATIONS, Operation
 
 NANO = PRESETS["nano"]
 _LEVEL = Field(
@@ -64,3 +64,10 @@ def test_equal_instructions_are_equal_however_they_were_made() -> None:
     assert again == item and hash(again) == hash(item)
     assert again.word == int.from_bytes(isa.encode(item), "little")
     assert item != instruction("read_host", run_bytes=7)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_the_representation_of_an_instruction_makes_it_again(operation: Operation) -> None:
+    for value in (0, 1):
+        made = Instruction(operation, {name: value for name in operation.defaults})
+        assert eval(repr(made), {"instruction": instruction}) == made
