@@ -7,10 +7,10 @@ import pytest
 
 from systol_hw import isa
 from systol_hw.arch import INSTRUCTION_BYTES, PRESETS
-from systol_hw.encoding import Field
+from systol_hw.encoding import Field, Operation
 from systol_hw.faults import FaultCause
 from systol_hw.isa import OPERATION_BY_NAME, Instruction, decode, decode_fault, instruction
-from systol_hw.operations import OPERATIONS, Operation
+from systol_hw.operations import OPERATIONS
 
 NANO = PRESETS["nano"]
 _LEVEL = Field(
