@@ -6,13 +6,12 @@ a process of its own.
 """
 
 import argparse
-import itertools
 import json
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from rich.console import Console
@@ -62,13 +61,17 @@ def campaign(
         with ThreadPoolExecutor(processes) as pool:
             running: deque[Future[Trial]] = deque()
             while counted < wanted:
-                # No more at a time than are still wanted: none is tried in vain.
-                for mutant in itertools.islice(
-                    waiting, min(processes, wanted - counted) - len(running)
-                ):
+                # No more are begun than are still wanted: none is tried in vain.
+                while len(running) < wanted - counted and _unfinished(running) < processes:
+                    mutant = next(waiting, None)
+                    if mutant is None:
+                        break
                     running.append(pool.submit(_trial, workshop, mutant, known))
                 if not running:
                     break
+                if not running[0].done():
+                    wait([f for f in running if not f.done()], return_when=FIRST_COMPLETED)
+                    continue
                 trial = running.popleft().result()
                 counted += trial.counts
                 report(
@@ -76,6 +79,10 @@ def campaign(
                     f"  {trial.verdict} ({trial.seconds:.0f} s)"
                 )
                 yield trial
+
+
+def _unfinished(running: Iterable[Future[Trial]]) -> int:
+    return sum(not future.done() for future in running)
 
 
 def _trial(workshop: Workshop, mutant: Mutant, known: Mapping[Mutant, Trial]) -> Trial:
