@@ -2,7 +2,7 @@
 
 `python -m systol_sim.mutant_trial rtl|sim RECORD [UNCHANGED]`, with the tree under test on the
 path, writes to the JSON file RECORD what it does before it does it, and so tells its caller even by
-dying: a check that takes too long is ended by the alarm signal, whose default action works inside
+dying: a check that takes too long is ended by a timer's signal, whose default action works inside
 compiled code too. The hardware's trial leaves its machines in its working directory. UNCHANGED is
 the directory in which that of the unchanged sources did so.
 """
@@ -78,11 +78,12 @@ class _Record:
 
     @contextlib.contextmanager
     def check(self, name: str, seconds: int = CHECK_SECONDS) -> Iterator[None]:
-        """Note a check as it begins; the alarm ends the process if it lasts too long."""
+        """Note a check as it begins; a timer ends the process if it lasts too long."""
         self.write(check=name)
-        signal.alarm(seconds)
+        # Processor time, and not that of compilers: a busy machine must not kill a mutant.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         yield
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 class _Difference(Exception):
@@ -172,7 +173,7 @@ def _rtlil(arch: Arch, folder: Path = Path()) -> Path:
 def _proved_equal(record: _Record, unchanged: Path) -> bool:
     """Whether every machine is proved to be the unchanged one."""
     for arch in MACHINES:
-        # Without an alarm: a proof that takes long is no reason to count the mutant as found.
+        # Without a timer: a proof that takes long is no reason to count the mutant as found.
         record.write(check=f"{arch.name}, equivalence")
         texts = [_rtlil(arch, folder).read_text("utf-8") for folder in (unchanged, Path())]
         if unproved_module(*texts) is not None:
@@ -288,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
     target, path, *rest = arguments
     unchanged = Path(rest[0]) if rest else None
     record = _Record(Path(path))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
         outcome = try_rtl(record, unchanged) if target == RTL else try_simulator(record)
     except _Difference as difference:

@@ -190,9 +190,9 @@ class Workshop:
             _, errors = process.communicate(timeout=_TRIAL_SECONDS)
             status = process.returncode
         except subprocess.TimeoutExpired:
-            status, errors = -signal.SIGALRM, ""
+            status, errors = -signal.SIGPROF, ""
         finally:
-            if process.returncode is None or process.returncode == -signal.SIGALRM:
+            if process.returncode is None or process.returncode == -signal.SIGPROF:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -201,7 +201,7 @@ class Workshop:
             record |= json.loads(path.read_text("utf-8"))
         if "outcome" not in record:
             last = (errors.strip().splitlines() or [f"status {status}"])[-1]
-            timed_out = status == -signal.SIGALRM
+            timed_out = status == -signal.SIGPROF
             # Before its first check, a trial only imports what it is about to try.
             crashed = NOT_BUILT if record["check"] == "start" else CRASHED
             record["outcome"] = TIMED_OUT if timed_out else crashed

@@ -192,7 +192,7 @@ def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(sys.platform == "win32", reason="trials end by the alarm signal")
+@pytest.mark.skipif(sys.platform == "win32", reason="trials end by a timer's signal")
 def test_simulator_mutants_are_found(tmp_path: Path) -> None:
     workshop = Workshop(ROOT, tmp_path)
     wrong = _mutant(WALKERS, "w[W_ROW] < w[W_LINES]", "w[W_ROW] <= w[W_LINES]")
