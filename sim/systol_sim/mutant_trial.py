@@ -62,7 +62,7 @@ CYCLE_LIMIT = 3_000_000
 STALL_PERCENT, EXTRA_DELAY = 30, 25
 LATE_WATCHDOG_CYCLES = 50_000
 CHECK_SECONDS, COMPILE_SECONDS, BUILD_SECONDS = 40, 240, 600
-OVERFLOW_SECONDS = 120
+OVERFLOW_SECONDS, TEST_SECONDS = 120, 240
 
 
 class _Record:
@@ -243,7 +243,7 @@ def _test(record: _Record, name: str, module: str) -> None:
         If one of its tests fails.
     """
     root = Path(systol_sim.__file__).parents[2]
-    with record.check(name, 2 * CHECK_SECONDS):
+    with record.check(name, TEST_SECONDS):
         failures = _Failures()
         options = [
             "-q", "-x", "-m", "not verilator", "--import-mode=importlib", "-p", "no:cacheprovider",
