@@ -41,7 +41,17 @@ from systol_sim.faulting import (
 from systol_sim.fuzz import Executor, compare_executors, refer, simulate, step
 from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.mutation import EQUIVALENT, KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM
+from systol_sim.mutation import (
+    EQUIVALENT,
+    FIRST_TEST,
+    KILLED,
+    LAST_TESTS,
+    NOT_BUILT,
+    PASSED,
+    RTL,
+    SAME,
+    SIM,
+)
 from systol_sim.results import RunResult
 from systol_sim.verilated import build, run
 
@@ -234,7 +244,7 @@ class _Failures:
             self.names.append(report.nodeid.rpartition("::")[2])
 
 
-def _test(record: _Record, name: str, module: str) -> None:
+def _test(record: _Record, module: str) -> None:
     """Run a module of `tests/sim`.
 
     Raises
@@ -243,7 +253,7 @@ def _test(record: _Record, name: str, module: str) -> None:
         If one of its tests fails.
     """
     root = Path(systol_sim.__file__).parents[2]
-    with record.check(name, TEST_SECONDS):
+    with record.check(module, TEST_SECONDS):
         failures = _Failures()
         options = [
             "-q", "-x", "-m", "not verilator", "--import-mode=importlib", "-p", "no:cacheprovider",
@@ -263,7 +273,7 @@ def try_simulator(record: _Record) -> str:
     """Hold the simulator against micro-programs, the RTL, its own stepping, and the reference; then
     see whether it still jumps as far as it did."""
     _compile(record)
-    _test(record, "micro-programs", "test_microprograms")
+    _test(record, FIRST_TEST)
     _prepare_build()
     executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": step, "reference": refer}
     for arch in MACHINES:
@@ -275,7 +285,8 @@ def try_simulator(record: _Record) -> str:
         for number in range(OTHER_PROGRAMS):
             seed = _seed(arch, number)
             _compare(record, f"{arch.name}, valid program {seed}", generate(arch, seed), own)
-    _test(record, "streams", "test_streams")
+    for module in LAST_TESTS:
+        _test(record, module)
     arch = MACHINES[1]
     _compare(
         record, f"{arch.name}, accumulator overflow", overflow_program(arch),

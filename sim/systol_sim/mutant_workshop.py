@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from systol_hw.errors import DifferenceError, InputError
-from systol_sim.mutation import EQUIVALENT, KILLED, NOT_BUILT, PASSED, RTL, SAME, SIM, Mutant
+from systol_sim.mutation import (
+    EQUIVALENT,
+    FIRST_TEST,
+    KILLED,
+    LAST_TESTS,
+    NOT_BUILT,
+    PASSED,
+    RTL,
+    SAME,
+    SIM,
+    Mutant,
+)
 
 TIMED_OUT = "timed out"
 """Outcome of a trial whose check did not end in time: the mutant is killed."""
@@ -26,7 +37,7 @@ DISCARDED = frozenset({NOT_BUILT, SAME, EQUIVALENT})
 _TRIAL_SECONDS = 1800
 _SOURCES = ("hw/systol_hw", "sim/systol_sim")
 _TEST_FILES = (
-    "tests/sim/test_microprograms.py", "tests/sim/test_streams.py", "docs/microprograms.md",
+    *(f"tests/sim/{module}.py" for module in (FIRST_TEST, *LAST_TESTS)), "docs/microprograms.md",
 )
 _PYTEST_OPTIONS = "[pytest]\nmarkers =\n    verilator: builds and runs the RTL\n"
 

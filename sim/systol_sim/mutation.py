@@ -23,6 +23,10 @@ be imported or compiled. `SAME`: the RTL's Verilog is that of the unchanged sour
 nothing killed it, and the RTL was proved to be the same machine (`systol_hw.formal.equivalence`).
 """
 
+FIRST_TEST = "test_microprograms"
+LAST_TESTS = ("test_streams", "test_instruction_table", "test_values", "test_simulator")
+"""Modules of `tests/sim` that a trial of the simulator runs, before all else and at its end."""
+
 _FOLDERS: Mapping[str, str] = {RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim"}
 # No hardware of a machine's own comes from these.
 _NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})

@@ -10,7 +10,7 @@ from systol_hw.decode_many import decode_many
 from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import OPERATION_BY_OPCODE, decode, decode_fault
 from systol_hw.program import Program
-from systol_sim.faulting import fault_kinds, generate_faulting
+from systol_sim.faulting import empty_program, fault_kinds, generate_faulting
 from systol_sim.footprint import UB, Region, footprint
 from systol_sim.fuzz import refer
 from systol_sim.generate import generate
@@ -128,3 +128,10 @@ def test_what_faults_is_not_called_safe(arch: Arch) -> None:
         fault = refer(case.program, case.contents).fault
         assert fault is not None and fault.cause is FaultCause.ADDRESS
         assert build_table(case.program).rows[fault.pc, SAFE] == 0, kind
+
+
+def test_a_program_without_instructions_has_no_rows_and_still_a_next_instruction() -> None:
+    table = build_table(empty_program(FUZZ_MACHINES[0]).program)
+    assert table.rows.shape[0] == 0
+    # The stepper looks at each unit's next instruction before it knows that there is none.
+    assert table.order.shape == (len(Unit), 1)
