@@ -212,3 +212,17 @@ def test_no_piece_is_inexact_or_large() -> None:
         for _, count in product.groups:
             columns = count * arch.columns
             assert max(rows * 4000, rows * columns, 4000 * columns) <= matrix_plan.PIECE_ELEMENTS
+
+
+def test_runs_of_bytes_that_meet_on_other_lines_stay_apart() -> None:
+    """A line's last bytes end where the next line's begin, and only the former are padding."""
+    rng = np.random.default_rng(7)
+    weights = _bytes(rng, 4 * 64)
+    items = [
+        instruction("read_weights", row_pitch=8, outer_count=2, outer_stride=128, inner_count=2,
+                    inner_stride=64, k_last=8, n_last=8),
+        instruction("matmul", ub_address=8, p_start=8, p_limit=64, y_start=-1, y_limit=1, x_count=4,
+                    x_step=8, k0_count=2, k0_step=1, k1_count=2, k1_step=-8, k_last=8,
+                    pad_value=77),
+    ]
+    _is_reference(_program(WIDE, items, weights, 64), _bytes(rng, 64))
