@@ -32,8 +32,8 @@ SEED ?= $(shell date +%s)
 PROGRAMS ?= 400
 fuzz: $(DEV_READY)  ## fresh random programs on every executor, the RTL among them
 	@echo "make fuzz SEED=$(SEED) PROGRAMS=$(PROGRAMS)"
-	$(VENV)/bin/systol fuzz --programs $(PROGRAMS) --seed $(SEED) --backend rtl --processes $(JOBS) \
-		--directory build/fuzz
+	$(VENV)/bin/systol fuzz --programs $(PROGRAMS) --seed $(SEED) --machines some --backend rtl \
+		--processes $(JOBS) --directory build/fuzz
 
 mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
 	@mkdir -p build

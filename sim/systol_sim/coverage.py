@@ -12,6 +12,7 @@ from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import OPERATION_BY_NAME, OPERATION_BY_OPCODE
 from systol_hw.operations import OPERATIONS
 from systol_hw.program import Program
+from systol_sim.faulting_ties import tie_names
 from systol_sim.generate import LONG_CYCLES
 from systol_sim.modes import mode_names, mode_of
 from systol_sim.results import RunResult
@@ -39,11 +40,12 @@ def goals() -> tuple[str, ...]:
     names += [f"amount {amount.unit.name.lower()}.{amount.name}" for amount in AMOUNTS]
     names += [f"scalar {scalar.name}" for scalar in SCALARS]
     names += [f"full {name.removeprefix('peak_')}" for name in _FULL]
-    names += [f"empty queue_{unit.name.lower()}" for unit in Unit if unit is not Unit.CONTROL]
+    names += [f"full, then empty {name.removeprefix('peak_')}" for name in _FULL]
     names += [
         f"fault {cause.name.lower()} in {unit.name.lower()}" for cause, unit in possible_faults()
     ]
     names += [_IN_SYNC_HOST, _OF_SET_CONFIG]
+    names += [f"fault {_TIE} {name}" for name in tie_names()]
     return tuple(name for name in names if name not in UNREACHABLE)
 
 
@@ -64,16 +66,12 @@ def possible_faults() -> list[tuple[FaultCause, Unit]]:
 
 _IN_SYNC_HOST = "fault watchdog in sync_host"
 _OF_SET_CONFIG = "fault watchdog by a limit of set_config"
+_TIE = "in one cycle:"
 _TOTALS = [
     (f"state {unit.name.lower()}.{state.name}", int(unit), state.code)
     for unit, states in UNIT_STATES.items()
     for state in states
 ]
-_IDLE = {
-    unit: [state.code for state in states if state.name in ("idle", "flight")]
-    for unit, states in UNIT_STATES.items()
-    if unit is not Unit.CONTROL
-}
 
 
 @dataclass(kw_only=True)
@@ -104,13 +102,14 @@ class Coverage:
         states = result.counters.states.sum(axis=1).tolist()
         for name, unit, code in _TOTALS:
             counts[name] += states[unit][code]
-        for idle, codes_ in _IDLE.items():
-            if any(states[idle][code] for code in codes_):
-                counts[f"empty queue_{idle.name.lower()}"] += 1
         totals = result.counters.amounts.sum(axis=1).tolist()
         for amount, total in zip(AMOUNTS, totals, strict=True):
             counts[f"amount {amount.unit.name.lower()}.{amount.name}"] += max(0, total)
         self._scalars(result, program.arch)
+
+    def add_tie(self, name: str) -> None:
+        """Note a run whose last cycle has two faults, `name` of `tie_names`."""
+        self.counts[f"fault {_TIE} {name}"] += 1
 
     def _fault(self, program: Program, result: RunResult) -> None:
         fault, counts = result.fault, self.counts
@@ -133,7 +132,10 @@ class Coverage:
             self.counts[f"scalar {scalar.name}"] += value
             limit = _FULL.get(scalar.name)
             if limit is not None and value == getattr(arch, limit):
-                self.counts[f"full {scalar.name.removeprefix('peak_')}"] += 1
+                name = scalar.name.removeprefix("peak_")
+                self.counts[f"full {name}"] += 1
+                # Nothing is left in a queue or buffer when a program halts.
+                self.counts[f"full, then empty {name}"] += int(result.fault is None)
 
     def merge(self, other: "Coverage") -> None:
         """Add the counts of `other`."""

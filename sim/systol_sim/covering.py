@@ -16,7 +16,7 @@ from itertools import combinations, product
 
 from systol_hw.arch import Arch, MemoryPort
 from systol_hw.errors import ConfigurationError
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.machines import FUZZ_MACHINES, WIDE_PORTS
 
 _SHAPES = {
     "square": ((4, 4), (8, 8), (12, 12)),
@@ -135,7 +135,7 @@ def all_pairs() -> set[Pair]:
 
 @functools.cache
 def covering_machines() -> tuple[Arch, ...]:
-    """`FUZZ_MACHINES` and, behind them, machines that complete the pairs."""
+    """`FUZZ_MACHINES`, machines that complete the pairs, and `WIDE_PORTS`."""
     machines = list(FUZZ_MACHINES)
     missing = all_pairs().difference(*(pairs(arch) for arch in machines))
     rng = random.Random("covering machines")
@@ -145,4 +145,4 @@ def covering_machines() -> tuple[Arch, ...]:
         best = max(candidates, key=lambda arch: len(missing & pairs(arch)))
         missing -= pairs(best)
         machines.append(best)
-    return tuple(machines)
+    return (*machines, *WIDE_PORTS)

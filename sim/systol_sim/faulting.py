@@ -3,6 +3,7 @@
 They bypass the static checker, which refuses all of them.
 """
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import OPERATION_BY_OPCODE, Instruction, decode, encode, instruction
 from systol_hw.operations import OPERATIONS
 from systol_hw.program import Program, make_program
+from systol_sim.comparison import TIMED_FAULTS
 from systol_sim.faulting_addresses import BUILDERS
+from systol_sim.faulting_ties import Item, make_tie, small, tie_names
 from systol_sim.generate import LONG_CYCLES, Case, generate
 from systol_sim.progress import UNITS, find_stuck
+from systol_sim.results import RunResult
+from systol_sim.simulator import run_timing
 
 FAULT_WATCHDOG_CYCLES = LONG_CYCLES
 """A watchdog limit that no valid generated program reaches, and short enough for tests."""
@@ -24,16 +29,28 @@ FAULT_WATCHDOG_CYCLES = LONG_CYCLES
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaultCase(Case):
-    """A faulting program and the fault to expect; `pc` is None where it depends on timing."""
+    """A faulting program and the fault to expect; `pc` is None where it depends on timing.
+
+    `tie` names the two faults that are found in its last cycle, where there are two.
+    """
 
     kind: str
     cause: FaultCause
     unit: Unit
     pc: int | None
+    tie: str | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether only executors with cycles can find its fault."""
+        return self.tie is not None or self.cause in TIMED_FAULTS
 
 
+_UNKNOWN = np.zeros(INSTRUCTION_BYTES, np.uint8)
+"""An instruction whose opcode means nothing."""
+_UNKNOWN[0] = next(code for code in range(256) if code not in OPERATION_BY_OPCODE)
 _ALL_BITS = (1 << 8 * INSTRUCTION_BYTES) - 1
-UNIT_KINDS = ("address", "overflow", "deadlock", "watchdog")
+UNIT_KINDS = ("address", "overflow", "deadlock", "watchdog", "tie")
 """First words of the kinds that are found while units work, not by the decoder."""
 
 
@@ -55,6 +72,7 @@ def fault_kinds(arch: Arch) -> tuple[str, ...]:
     kinds += [f"overflow {unit.name.lower()}" for unit in UNITS]
     kinds += [f"deadlock {name}" for name in _DEADLOCK]
     kinds += [f"watchdog {name}" for name in ("in sync_host", "of set_config")]
+    kinds += [f"tie {name}" for name in tie_names()]
     return tuple(kinds)
 
 
@@ -71,6 +89,8 @@ def generate_faulting(arch: Arch, seed: int, kind: str) -> FaultCase:
         return _deadlock(case, rng, kind, rest)
     if word == "watchdog":
         return _short_limit(case, rng, kind, rest)
+    if word == "tie":
+        return _tie(case, rng, kind, rest)
     if word == "end":
         code, pc = case.program.code[:-1], len(case.program.code) - 1
     else:
@@ -83,17 +103,22 @@ def generate_faulting(arch: Arch, seed: int, kind: str) -> FaultCase:
 def _case(
     case: Case, code: np.ndarray, kind: str, cause: FaultCause, unit: Unit, pc: int | None
 ) -> FaultCase:
+    return FaultCase(
+        program=_program(case, code), contents=case.contents, kind=kind, cause=cause, unit=unit,
+        pc=pc,
+    )
+
+
+def _program(case: Case, code: np.ndarray) -> Program:
+    """The program of `case` with other instructions."""
     old = case.program
-    program = Program(
+    return Program(
         arch=old.arch,
         code=code,
         weight_image=old.weight_image,
         weight_memory_bytes=old.code_address + max(INSTRUCTION_BYTES, code.size),
         code_address=old.code_address,
         windows=old.windows,
-    )
-    return FaultCase(
-        program=program, contents=case.contents, kind=kind, cause=cause, unit=unit, pc=pc
     )
 
 
@@ -141,10 +166,7 @@ def _address(case: Case, rng: random.Random, kind: str, name: str) -> FaultCase:
     listing = _listing(case)
     # Both depend on the size of weight memory, which the insertion changes.
     sized = 2 if name.startswith("matmul") else 1
-    program = _case(
-        case, np.concatenate((case.program.code, case.program.code[:sized])), kind,
-        FaultCause.ADDRESS, Unit.CONTROL, None,
-    ).program
+    program = _program(case, np.concatenate((case.program.code, case.program.code[:sized])))
     extra = BUILDERS[name](program, rng)
     places = list(range(len(listing)))
     rng.shuffle(places)
@@ -158,15 +180,6 @@ def _address(case: Case, rng: random.Random, kind: str, name: str) -> FaultCase:
 
 
 # Tokens and deadlocks
-
-
-def _small(unit: Unit, signal: int = 0, wait: int = 0) -> Instruction:
-    """A short instruction of `unit` that cannot fault on any machine with a host window."""
-    names = {
-        Unit.LOAD: "read_host", Unit.STORE: "write_host", Unit.WEIGHTS: "read_weights",
-        Unit.MATRIX: "matmul", Unit.VECTOR: "fill",
-    }
-    return instruction(names[unit], signal=signal, wait=wait)
 
 
 def _other(rng: random.Random, unit: Unit) -> Unit:
@@ -184,11 +197,11 @@ def _overflow(case: Case, rng: random.Random, kind: str, unit: Unit) -> FaultCas
     pc = None
     for _ in range(arch.token_limit + 1):
         if unit is Unit.MATRIX:
-            listing.append(_small(Unit.WEIGHTS))
-        listing.append(_small(unit, signal=signal))
+            listing.append(small(Unit.WEIGHTS))
+        listing.append(small(unit, signal=signal))
         pc = len(listing) - 1
         if unit is Unit.WEIGHTS:
-            listing.append(_small(Unit.MATRIX))
+            listing.append(small(Unit.MATRIX))
     listing.append(instruction("halt"))
     return _case(
         case, _encoded(listing), kind, FaultCause.TOKEN_OVERFLOW, unit, pc if settled else None
@@ -197,11 +210,11 @@ def _overflow(case: Case, rng: random.Random, kind: str, unit: Unit) -> FaultCas
 
 def _missing_token(arch: Arch, rng: random.Random) -> list[Instruction]:
     unit = rng.choice((Unit.LOAD, Unit.STORE, Unit.VECTOR))
-    return [_small(unit, wait=1 << (_other(rng, unit) - 1))]
+    return [small(unit, wait=1 << (_other(rng, unit) - 1))]
 
 
 def _missing_tile(arch: Arch, rng: random.Random) -> list[Instruction]:
-    return [_small(Unit.MATRIX)]
+    return [small(Unit.MATRIX)]
 
 
 def _full_fifo(arch: Arch, rng: random.Random) -> list[Instruction]:
@@ -213,9 +226,9 @@ def _full_fifo(arch: Arch, rng: random.Random) -> list[Instruction]:
 def _late_signal(arch: Arch, rng: random.Random) -> list[Instruction]:
     unit = rng.choice((Unit.LOAD, Unit.STORE))
     return [
-        _small(unit, wait=1 << (Unit.VECTOR - 1)),
+        small(unit, wait=1 << (Unit.VECTOR - 1)),
         instruction("barrier"),
-        _small(Unit.VECTOR, signal=1 << (unit - 1)),
+        small(Unit.VECTOR, signal=1 << (unit - 1)),
     ]
 
 
@@ -263,6 +276,30 @@ def _short_limit(case: Case, rng: random.Random, kind: str, name: str) -> FaultC
         listing.insert(rng.randrange(first, len(listing) - 1), limit)
         pc = None
     return _case(case, _encoded(listing), kind, FaultCause.WATCHDOG, Unit.CONTROL, pc)
+
+
+def _tie(case: Case, rng: random.Random, kind: str, name: str) -> FaultCase:
+    """Two faults in one cycle, or one of them alone on a machine on which they cannot meet."""
+    listing = _listing(case)
+    before = [*listing[:-1], instruction("barrier")]
+
+    def ended(items: Sequence[Item]) -> Program:
+        rows = [_UNKNOWN if item is None else _encoded([item])[0]
+                for item in (*before, *items, listing[-1])]
+        return _program(case, np.stack(rows))
+
+    def run(items: Sequence[Item]) -> RunResult:
+        result = run_timing(ended(items), watchdog_cycles=FAULT_WATCHDOG_CYCLES)
+        assert result.times is not None
+        return dataclasses.replace(result, times=result.times[len(before):])
+
+    tie = make_tie(case.program.arch, rng, name, run)
+    if tie is None:
+        return _address(case, rng, kind, rng.choice(list(BUILDERS)))
+    return FaultCase(
+        program=ended(tie.items), contents=case.contents, kind=kind, cause=tie.cause,
+        unit=tie.unit, pc=len(before) + tie.place, tie=name,
+    )
 
 
 def empty_program(arch: Arch) -> FaultCase:

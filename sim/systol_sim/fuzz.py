@@ -201,6 +201,8 @@ def run_one(
     lines, base = compare_executors(case, executors)
     if base is not None:
         report.coverage.add(case.program, base)
+        if isinstance(case, FaultCase) and case.tie is not None:
+            report.coverage.add_tie(case.tie)
         if base.counters is not None:
             report.cycles += base.counters.cycles
     if lines:
@@ -255,8 +257,8 @@ def compare_executors(
     base: RunResult | None = None
     for name, executor in executors.items():
         timed = base is not None and base.fault is not None and base.fault.cause in TIMED_FAULTS
-        if executor is refer and timed:
-            # Neither tokens nor empty FIFOs exist for it.
+        if executor is refer and (timed or (expected is not None and expected.timed)):
+            # Neither cycles nor tokens nor empty FIFOs exist for it.
             continue
         try:
             result = executor(case.program, case.contents)

@@ -82,3 +82,19 @@ FUZZ_MACHINES: tuple[Arch, ...] = (
     ),
 )
 """Machines that `systol fuzz` draws from, smallest surprises first."""
+
+WIDE_PORTS: tuple[Arch, ...] = (
+    # Half an instruction a beat, and one.
+    Arch(
+        name="fuzz-port-32", rows=4, columns=32, ub_bytes=4096, ub_banks=4, accumulator_rows=16,
+        weight_fifo_tiles=2, weight_port=_port(32, Fraction(63, 2), 9), host_port=_port(32, 32, 8),
+        burst_bytes=64, vector_lanes=16, queue_depth=3, inflight_instructions=4,
+    ),
+    Arch(
+        name="fuzz-port-64", rows=6, columns=64, ub_bytes=4096, ub_banks=2, accumulator_rows=32,
+        weight_fifo_tiles=3, weight_port=_port(64, 64, 8),
+        host_port=_port(64, Fraction(127, 3), 14), burst_bytes=64, vector_lanes=32,
+        fetch_buffer_instructions=2, token_limit=2,
+    ),
+)
+"""Machines with the widest ports: they need wide arrays, so they take longer to build."""

@@ -5,7 +5,7 @@ from itertools import combinations
 
 from systol_hw.arch import Arch
 from systol_sim.covering import FACTORS, covering_machines
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.machines import FUZZ_MACHINES, WIDE_PORTS
 
 _EDGES: dict[str, tuple[Callable[[Arch], bool], ...]] = {
     "rows and columns": (
@@ -59,6 +59,9 @@ def test_there_are_forty_and_few_more_and_they_are_small() -> None:
     assert machines[: len(FUZZ_MACHINES)] == FUZZ_MACHINES, "those of every change are among them"
     assert len({arch.fingerprint() for arch in machines}) == len(machines)
     assert len({arch.name for arch in machines}) == len(machines)
-    assert all(arch.rows * arch.columns <= 256 for arch in machines)
-    added = machines[len(FUZZ_MACHINES) :]
+    assert machines[-len(WIDE_PORTS) :] == WIDE_PORTS
+    widths = {port.width_bytes for arch in machines for port in (arch.weight_port, arch.host_port)}
+    assert widths == {1, 2, 4, 8, 16, 32, 64}
+    assert all(arch.rows * arch.columns <= 384 for arch in machines)
+    added = machines[len(FUZZ_MACHINES) : -len(WIDE_PORTS)]
     assert all(max(arch.rows, arch.columns) <= 12 for arch in added)

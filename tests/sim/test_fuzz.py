@@ -58,7 +58,7 @@ def test_two_processes_find_the_same() -> None:
 
 @pytest.mark.slow
 def test_random_programs_reach_everything() -> None:
-    report = fuzz(2000, 10_000, covering_machines())
+    report = fuzz(3000, 10_000, covering_machines(), faulting=0.5)
     assert not report.mismatches, report.format(coverage=False)
     assert not report.coverage.missing(), report.coverage.format()
 
