@@ -1,5 +1,6 @@
 """Runs a compiled model on a device: boundaries, machine segments, host segments."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from systol_compiler.arithmetic import dequantize, quantize
 from systol_compiler.model import Binding, CompiledModel, MachineSegment
 from systol_compiler.quantized import HostOutput, HostSegment, QuantizeInput
 from systol_hw.assembly import format_word
+from systol_hw.counters import AMOUNTS
 from systol_hw.errors import InputError, MachineFaultError
 from systol_sim.checker import check
 from systol_sim.results import Counters, RunResult
@@ -49,7 +51,8 @@ class ModelResult:
     Parameters
     ----------
     outputs
-        The model's outputs by name; the first dimension is the number of items given.
+        The model's outputs by name; the first dimension is the number of items given. None where
+        only time was asked for (`Session.time`).
     segments
         Machine segments, in order.
     tensors
@@ -209,6 +212,43 @@ class Session:
             machine_seconds=machine_seconds,
         )
 
+    def time(self) -> ModelResult:
+        """Times and counters of one run on a full batch, without inputs and outputs.
+
+        The machine's time never depends on data, so they are those of any run; amounts that
+        depend on values (saturations, overflows) are not known. The simulator computes no values
+        for it. Host segments do not run.
+
+        Raises
+        ------
+        InputError
+            The device counts no cycles.
+        MachineFaultError
+            The machine stopped with a fault.
+        """
+        if not self.device.backend.counts_cycles:
+            raise InputError(
+                f"the {self.device.backend.name} backend counts no cycles; take sim or rtl"
+            )
+        began = time.perf_counter()
+        segments = []
+        for segment in self.model.machine_segments:
+            result = self.device.executor(segment.program, {}, values=False)
+            _check_fault(segment, result)
+            assert result.counters is not None
+            counters = _without_values(result.counters)
+            segments.append(SegmentRun(segment=segment, counters=counters, first=result))
+        return ModelResult(
+            model=self.model,
+            backend=self.device.backend,
+            outputs={},
+            segments=tuple(segments),
+            items=self.model.batch,
+            runs=1,
+            host_seconds=0.0,
+            machine_seconds=time.perf_counter() - began,
+        )
+
     def _check_inputs(self, inputs: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
         """Number of items, and the arrays as float32."""
         expected = {item.name: item.source_shape for item in self.model.inputs}
@@ -250,8 +290,7 @@ class Session:
             result = executor(program, contents, values=True)
         else:
             result = cast(WaveExecutor, executor)(program, contents, values=True, waves=waves)
-        if result.fault is not None:
-            raise MachineFaultError(_describe_fault(segment, result))
+        _check_fault(segment, result)
         windows = {
             window.name: data for window, data in zip(program.windows, result.windows, strict=True)
         }
@@ -308,15 +347,24 @@ def _bytes_of(window: Array, binding: Binding, size: int) -> Array:
     return window[binding.offset_bytes : binding.offset_bytes + size]
 
 
-def _describe_fault(segment: MachineSegment, result: RunResult) -> str:
+def _without_values(counters: Counters) -> Counters:
+    """Counters of which those that depend on values are not known (-1)."""
+    depends = [amount.depends_on_values for amount in AMOUNTS]
+    amounts = np.where(np.array(depends)[:, None], -1, counters.amounts)
+    return dataclasses.replace(counters, amounts=amounts)
+
+
+def _check_fault(segment: MachineSegment, result: RunResult) -> None:
+    """Raise `MachineFaultError`, with instruction and layer, if the run ended with a fault."""
     fault = result.fault
-    assert fault is not None
+    if fault is None:
+        return
     text = f"segment {segment.name!r} stopped: {fault}"
     if fault.pc < len(segment.program.code):
         layers = [la.layer for la in segment.layers if la.first <= fault.pc < la.first + la.count]
         text += f" ({format_word(segment.program.code[fault.pc].tobytes())}"
         text += f"; layer {layers[0]!r})" if layers else ")"
-    return text
+    raise MachineFaultError(text)
 
 
 def _host_session(segment: HostSegment) -> onnxruntime.InferenceSession:

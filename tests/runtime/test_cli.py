@@ -64,6 +64,46 @@ def test_run_writes_outputs_counters_trace_and_tensors(
     assert "c.json" in err and "c.json" not in out
 
 
+def test_timing_alone_needs_no_input_and_gives_the_same_cycles(
+    binary: Path, images: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    counters, trace = tmp_path / "c.json", tmp_path / "t.json"
+    files = ("--counters", counters, "--trace", trace)
+    assert systol("run", binary, "--input", images, *files) == 0
+    with_values = json.loads(counters.read_text()), trace.read_text()
+    capsys.readouterr()
+    assert systol("run", binary, "--timing-only", *files) == 0
+    report = json.loads(counters.read_text())
+    for key in ("cycles", "cycles_per_image", "array", "scalars", "images", "runs"):
+        assert report[key] == with_values[0][key]
+    assert trace.read_text() == with_values[1]
+    out = capsys.readouterr().out
+    assert out.startswith("run") and "array active" in out
+    assert systol("run", binary, "--timing-only", "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["outputs"] == [] and value["report"]["cycles"] == report["cycles"]
+
+
+@pytest.mark.parametrize(
+    "option", [("--output", "y.npz"), ("--dump-tensors", "t"), ("--waves", "w.vcd")]
+)
+def test_timing_alone_has_no_values_to_write(
+    binary: Path, option: tuple[str, str], capsys: Captured
+) -> None:
+    assert systol("run", binary, "--timing-only", *option) == InputError.exit_status
+    assert f"{option[0]} needs values" in capsys.readouterr().err
+
+
+def test_run_wants_an_input_or_timing_alone(
+    binary: Path, images: Path, capsys: Captured
+) -> None:
+    for given in ((), ("--timing-only", "--input", images)):
+        with pytest.raises(SystemExit) as stopped:
+            systol("run", binary, *given)
+        assert stopped.value.code == 2
+    assert "--timing-only" in capsys.readouterr().err
+
+
 @pytest.mark.verilator
 def test_run_draws_waveforms_of_the_rtl(
     binary: Path, images: Path, tmp_path: Path, capsys: Captured

@@ -18,6 +18,7 @@ from systol_compiler.model import CompiledModel
 from systol_hw.arch import PRESETS
 from systol_hw.assembly import assemble
 from systol_hw.counter_categories import CATEGORIES
+from systol_hw.counters import AMOUNTS
 from systol_hw.errors import (
     DifferenceError,
     InputError,
@@ -49,6 +50,31 @@ def test_every_backend_gives_the_known_answer(backend: str) -> None:
 def test_the_known_answer_saturates_at_both_ends_and_has_values_between() -> None:
     answer = tiny_answer(tiny_input())
     assert len(np.unique(answer)) > FEATURES / 2
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param("sim"), pytest.param("rtl", marks=pytest.mark.verilator)]
+)
+def test_time_alone_is_the_time_of_any_run(backend: str, result: ModelResult) -> None:
+    timed = Device(backend).load(tiny_model()).time()
+    assert (timed.items, timed.runs, timed.outputs) == (BATCH, 1, {})
+    (run,), (whole,) = timed.segments, result.segments
+    assert run.counters is not None and whole.first.counters is not None
+    assert run.counters.differences(whole.first.counters, values=False) == []
+    assert run.first.times is not None and whole.first.times is not None
+    np.testing.assert_array_equal(run.first.times, whole.first.times)
+    assert make_trace(timed) == make_trace(result)
+    # What depends on values is unknown, not zero.
+    units = make_report(timed)["units"]
+    assert "useful_macs" in units["matrix"]["amounts"]
+    dependent = [amount for amount in AMOUNTS if amount.depends_on_values]
+    assert dependent
+    assert all(a.name not in units[a.unit.name.lower()]["amounts"] for a in dependent)
+
+
+def test_time_needs_a_device_that_counts() -> None:
+    with pytest.raises(InputError, match="reference backend counts no cycles"):
+        Device("reference").load(tiny_model()).time()
 
 
 @pytest.mark.parametrize("items", [1, 2, 3, 7])

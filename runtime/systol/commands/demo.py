@@ -96,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
             ("int8, Systol", tables.percent(accuracy["int8"])),
         ],
     )
+    print()
     print_report(report)
     if agreement is not None:
         print()

@@ -17,7 +17,7 @@ from systol.commands.registration import (
     write_arrays,
 )
 from systol.report import make_report, write_json
-from systol.session import Device
+from systol.session import Device, ModelResult
 from systol.terminal import LateProgress, print_table, say
 from systol.trace import make_trace
 from systol_compiler.model import CompiledModel
@@ -27,8 +27,13 @@ from systol_sim.compiled import STEPPER, VALUES, compile_beside
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("binary", metavar="BINARY", help="what `systol compile` made")
-    parser.add_argument(
-        "--input", required=True, metavar="X.npz", help="inputs by name (or X.npy for one input)"
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "--input", metavar="X.npz", help="inputs by name (or X.npy for one input)"
+    )
+    given.add_argument(
+        "--timing-only", action="store_true",
+        help="cycles and counters of one batch alone: no inputs, no values, no host segments",
     )
     parser.add_argument("--output", metavar="Y.npz", help="write the outputs, by name")
     add_backend(parser)
@@ -43,21 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.timing_only:
+        _refuse_values(options)
     if options.backend == "sim":
-        compile_beside(STEPPER, VALUES)
+        compile_beside(STEPPER, *([] if options.timing_only else [VALUES]))
     model = CompiledModel.load(options.binary)
-    names = [item.name for item in model.inputs]
-    inputs = read_arrays(options.input, names[0] if len(names) == 1 else None)
     device = Device(options.backend)
     if (options.counters or options.trace) and not device.backend.counts_cycles:
         raise InputError(f"the {device.backend.name} backend counts no cycles; take sim or rtl")
-    with LateProgress("images") as progress:
-        result = device.load(model).run(
-            inputs,
-            keep_tensors=bool(options.dump_tensors),
-            progress=progress,
-            waves=options.waves,
-        )
+    if options.timing_only:
+        result = device.load(model).time()
+    else:
+        result = _run_inputs(device, model, options)
     if options.output:
         write_arrays(options.output, result.outputs)
         say(f"outputs: {options.output}")
@@ -77,13 +79,37 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"outputs": outputs, "report": report}, indent=2))
         return 0
-    print_table(
-        ("output", "type", "shape", "least", "greatest"),
-        [tuple(str(value) for value in item.values()) for item in outputs],
-    )
+    if outputs:
+        print_table(
+            ("output", "type", "shape", "least", "greatest"),
+            [tuple(str(value) for value in item.values()) for item in outputs],
+        )
     if report is not None:
+        if outputs:
+            print()
         print_report(report)
     return 0
+
+
+def _refuse_values(options: argparse.Namespace) -> None:
+    for name in ("output", "dump_tensors", "waves"):
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag} needs values, and --timing-only computes none: give --input")
+
+
+def _run_inputs(
+    device: Device, model: CompiledModel, options: argparse.Namespace
+) -> ModelResult:
+    names = [item.name for item in model.inputs]
+    inputs = read_arrays(options.input, names[0] if len(names) == 1 else None)
+    with LateProgress("images") as progress:
+        return device.load(model).run(
+            inputs,
+            keep_tensors=bool(options.dump_tensors),
+            progress=progress,
+            waves=options.waves,
+        )
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -95,10 +121,10 @@ def print_report(report: dict[str, Any]) -> None:
         (tables.LAYER_HEADINGS, tables.layer_rows(report)),
         (("amount", "value", ""), tables.amount_rows(report)),
     )
-    for headings, rows in sections:
-        if rows:
+    for number, (headings, rows) in enumerate(section for section in sections if section[1]):
+        if number:
             print()
-            print_table(headings, rows)
+        print_table(headings, rows)
 
 
 def _summary(name: str, value: Array) -> dict[str, Any]:
