@@ -24,6 +24,8 @@ WINDOWS = 8
 """Host windows of one set."""
 ALL_WINDOWS = 2 * WINDOWS
 """Host windows that one program can be given: the primary set and, from 8 on, the alternate one."""
+MOST_IN_FLIGHT = 8
+"""The greatest `Arch.inflight_instructions`."""
 VECTOR_PIPELINE_CYCLES = 8
 """Cycles from the last beat of a row entering the vector lanes to its write request."""
 MATRIX_PIPELINE_CYCLES = 6
@@ -210,8 +212,8 @@ class Arch:
             self.fetch_buffer_instructions,
         )
         require(
-            1 <= self.inflight_instructions <= 8,
-            "inflight_instructions must lie in 1..8",
+            1 <= self.inflight_instructions <= MOST_IN_FLIGHT,
+            f"inflight_instructions must lie in 1..{MOST_IN_FLIGHT}",
             self.inflight_instructions,
         )
         require(1 <= self.token_limit <= 255, "token_limit must lie in 1..255", self.token_limit)

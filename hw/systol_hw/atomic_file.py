@@ -14,7 +14,9 @@ from systol_hw.errors import InputError
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """A binary stream whose contents become the file `path` when the block ends without an error.
 
-    Until then, and after an error or a crash, the old file stands, or none.
+    Until then, and after an error or a crash, the old file stands, or none. Where `path` is a link,
+    the file that it leads to is replaced. What is no file, a pipe or a device, is written to as the
+    contents come.
 
     Raises
     ------
@@ -23,9 +25,25 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     try:
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if _is_special(path):
+            with path.open("wb") as stream:
+                yield stream
+            return
+        with _scratch(path.resolve()) as stream:
+            yield stream
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` must stay what it is: what exists and is no file, and what a process has open
+    (/dev/stdout may lead to a file that others go on writing to)."""
+    return path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file())
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[IO[bytes]]:
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -36,7 +54,5 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         os.umask(mask)
         os.chmod(scratch, 0o666 & ~mask)
         os.replace(scratch, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         Path(scratch).unlink(missing_ok=True)

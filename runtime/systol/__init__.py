@@ -11,22 +11,35 @@
 True
 """
 
-from systol.api import compile, load
-from systol.report import make_report
-from systol.session import Device, ModelResult, Session
-from systol_compiler.model import CompiledModel
-from systol_hw.arch import Arch, load_arch
-from systol_hw.errors import (
-    BinaryFormatError,
-    ConfigurationError,
-    DifferenceError,
-    InputError,
-    InvalidProgramError,
-    MachineFaultError,
-    MissingToolError,
-    SystolError,
-    UnsupportedModelError,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from systol.api import compile, load
+    from systol.report import make_report
+    from systol.session import Device, ModelResult, Session
+    from systol_compiler.model import CompiledModel
+    from systol_hw.arch import Arch, load_arch
+    from systol_hw.errors import (
+        BinaryFormatError,
+        ConfigurationError,
+        DifferenceError,
+        InputError,
+        InvalidProgramError,
+        MachineFaultError,
+        MissingToolError,
+        SystolError,
+        UnsupportedModelError,
+    )
+
+_HOMES = {
+    "systol.api": ("compile", "load"),
+    "systol.report": ("make_report",),
+    "systol.session": ("Device", "ModelResult", "Session"),
+    "systol_compiler.model": ("CompiledModel",),
+    "systol_hw.arch": ("Arch", "load_arch"),
+}
+"""Modules, and what of them is public. What is in none of them is an error class."""
 
 __all__ = [
     "Arch",
@@ -48,3 +61,18 @@ __all__ = [
     "load_arch",
     "make_report",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Public names are imported when they are first asked for: they take a second to load, in which
+    the command line must already answer an interrupt."""
+    if name not in __all__:
+        raise AttributeError(f"module 'systol' has no attribute {name!r}")
+    home = next((home for home, names in _HOMES.items() if name in names), "systol_hw.errors")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

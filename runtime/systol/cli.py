@@ -18,7 +18,7 @@ from systol.commands import (
 )
 from systol.commands.registration import Command
 from systol.report import version
-from systol_hw.errors import SystolError
+from systol_hw.errors import InputError, SystolError
 
 INTERRUPTED = 130
 """128 plus the number of SIGINT, as shells have it."""
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()  # so that a closed pipe is met here
+        if sys.stdout is not None:  # it was closed before the start
+            sys.stdout.flush()  # so that a closed pipe and a full disk are met here
         return status
     except SystolError as error:
         print(f"systol: {error}", file=sys.stderr)
@@ -73,9 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("systol: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has seen enough. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough.
+        _drop_stdout()
         return 0
+    except OSError as error:
+        # Files of the user's have errors of their own: this is stdout, or a folder of the system's.
+        if options.debug:
+            raise
+        _drop_stdout()
+        place = "standard output" if error.filename is None else error.filename
+        print(f"systol: {place}: {error.strerror or error}", file=sys.stderr)
+        return InputError.exit_status
     except Exception as error:
         if options.debug:
             raise
@@ -87,5 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _drop_stdout() -> None:
+    """What is left to print goes nowhere: Python would complain again when it closes stdout."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

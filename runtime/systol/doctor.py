@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -79,15 +81,22 @@ def _package(name: str, extra: str, required: bool) -> Finding:
             name=name,
             state="missing",
             detail=purpose,
-            remedy=f"pip install 'systol{extra}'",
+            remedy=f"{_pip()} install 'systol{extra}'",
             required=required,
         )
     return Finding(name=name, state="ok", detail=version, required=required)
 
 
+def _pip() -> str:
+    """The pip of the Python that runs: the one on the path may belong to another."""
+    found = shutil.which("pip")
+    if found is not None and Path(found).parent == Path(sys.executable).parent:
+        return "pip"
+    return f"{shlex.quote(sys.executable)} -m pip"
+
+
 def self_test(backend: str) -> Finding:
-    """Run a tiny program with a known answer on `backend`."""
-    required = backend != "rtl"
+    """Run a tiny program with a known answer on `backend`; whoever asks for it needs it."""
     try:
         x = tiny_input()
         result = Device(backend).run(tiny_model(), {"x": x})
@@ -98,9 +107,9 @@ def self_test(backend: str) -> Finding:
             name=f"self-test: {backend}",
             state="broken",
             detail=str(error),
-            remedy="systol --debug doctor",
-            required=required,
+            remedy="systol --debug doctor" + (" --rtl" if backend == "rtl" else ""),
+            required=True,
         )
     counters = result.segments[0].counters
     detail = f"{counters.cycles} cycles" if counters is not None else "right answer"
-    return Finding(name=f"self-test: {backend}", state="ok", detail=detail, required=required)
+    return Finding(name=f"self-test: {backend}", state="ok", detail=detail, required=True)

@@ -44,7 +44,7 @@ class SegmentRun:
     first: RunResult
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ModelResult:
     """The outcome of one call of `Session.run`.
 
@@ -73,6 +73,23 @@ class ModelResult:
     runs: int
     host_seconds: float
     machine_seconds: float
+
+    def __repr__(self) -> str:
+        cycles = [run.counters.cycles for run in self.segments if run.counters is not None]
+        parts = [
+            f"{self.model.name!r} on {self.backend.name}",
+            f"items={self.items}",
+            *(f"{name}: {value.dtype.name}{list(value.shape)}"
+              for name, value in self.outputs.items()),
+            *([f"cycles={sum(cycles)}"] if cycles else []),
+        ]  # fmt: skip
+        return f"ModelResult({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        # A notebook's page is made of reports, which are made of results.
+        from systol.notebook import result_html
+
+        return result_html(self)
 
 
 class Device:

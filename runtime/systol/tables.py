@@ -107,3 +107,15 @@ def layer_rows(report: Mapping[str, Any]) -> list[Row]:
 
 
 LAYER_HEADINGS = ("layer", "array active", "weight waits", "vector busy", "useful MACs")
+
+
+def sections(report: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[Row]]]:
+    """All tables of a report that have rows: headings and rows."""
+    found = (
+        (("run", ""), summary_rows(report)),
+        (CATEGORY_HEADINGS, category_rows(report)),
+        (UNIT_HEADINGS, unit_rows(report)),
+        (LAYER_HEADINGS, layer_rows(report)),
+        (("amount", "value", ""), amount_rows(report)),
+    )
+    return [(headings, rows) for headings, rows in found if rows]

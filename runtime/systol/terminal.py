@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 100_000
 """Columns where stdout is no terminal: nothing is wrapped or cut for a program that reads it."""
 PROGRESS_AFTER_SECONDS = 2.0
 _FIGURE = re.compile(r"-?[0-9]|-?\Z")

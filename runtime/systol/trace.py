@@ -1,5 +1,8 @@
-"""Execution traces for Chrome's tracing viewer and Perfetto: a track a unit, a slice an
+"""Execution traces for Chrome's tracing viewer and Perfetto: tracks by unit, a slice an
 instruction, named by the layer that it computes.
+
+Slices of one track must not overlap in part: Perfetto drops those that do. So a unit with several
+instructions in flight has further tracks, and a slice takes the first that is free.
 
 Ref: "Trace Event Format" (the JSON object form: complete events, `ph` "X", instants, `ph` "i", and
 metadata, `ph` "M"; times in microseconds).
@@ -8,22 +11,22 @@ metadata, `ph` "M"; times in microseconds).
 from typing import Any
 
 from systol.session import ModelResult
-from systol_hw.arch import Arch
+from systol_hw.arch import MOST_IN_FLIGHT, Arch
 from systol_hw.assembly import format_instruction
 from systol_hw.errors import InputError
 from systol_hw.faults import Unit
 from systol_hw.isa import decode
 
-_MICROSECONDS = 1_000_000
+_NANOSECONDS_IN_MICROSECOND = 1000
 
 
 def make_trace(result: ModelResult) -> dict[str, Any]:
     """The first run of every machine segment, one process a segment, times at the machine's clock.
 
-    A slice runs from an instruction's start cycle to its end cycle, both included. Instructions of
-    one unit overlap where several are in flight. A slice has the name of its layer in the binary's
-    debug map, or of its operation if it belongs to none; its arguments name the model's nodes. An
-    interrupt is an instant, too, in the cycle of its execution.
+    A slice runs from an instruction's start cycle to its end cycle, both included. It has the name
+    of its layer in the binary's debug map, or of its operation if it belongs to none; its arguments
+    give the cycles and name the model's nodes. An interrupt is an instant, too, in the cycle of its
+    execution. Times are rounded down to nanoseconds, which is what viewers count in.
 
     Nothing in it says which backend counted: traces of one binary and input are equal.
 
@@ -39,8 +42,17 @@ def make_trace(result: ModelResult) -> dict[str, Any]:
             raise InputError(
                 f"the {result.backend.name} backend counts no cycles; take sim or rtl for a trace"
             )
-        events.append(_name("process_name", process, 0, f"segment {run.segment.name}"))
-        events += [_name("thread_name", process, int(unit), unit.name.lower()) for unit in Unit]
+        events.append(
+            {
+                "name": "process_name",
+                "ph": "M",
+                "pid": process,
+                "tid": 0,
+                "args": {"name": f"segment {run.segment.name}"},
+            }
+        )
+        tracks = {unit: [_FREE] for unit in Unit}
+        slices: list[dict[str, Any]] = []
         layers = {
             pc: item
             for item in run.segment.layers
@@ -52,14 +64,15 @@ def make_trace(result: ModelResult) -> dict[str, Any]:
                 continue
             item = decode(row.tobytes())
             layer = layers.get(pc)
-            place = {"pid": process, "tid": int(item.unit)}
-            events.append(
+            begin, after = (_nanoseconds(cycle, result.model.arch) for cycle in (start, end + 1))
+            place = {"pid": process, "tid": _take_track(tracks[item.unit], item.unit, start, end)}
+            slices.append(
                 {
                     "name": layer.layer if layer else item.operation.name,
                     "cat": item.operation.name,
                     "ph": "X",
-                    "ts": _microseconds(start, result.model.arch),
-                    "dur": _microseconds(end - start + 1, result.model.arch),
+                    "ts": begin / _NANOSECONDS_IN_MICROSECOND,
+                    "dur": (after - begin) / _NANOSECONDS_IN_MICROSECOND,
                     **place,
                     "args": {
                         "pc": pc,
@@ -72,22 +85,51 @@ def make_trace(result: ModelResult) -> dict[str, Any]:
                 }
             )
             if item.operation.name == "interrupt":
-                events.append(
+                slices.append(
                     {
                         "name": f"interrupt {item['value']}",
                         "cat": "interrupt",
                         "ph": "i",
                         "s": "p",
-                        "ts": _microseconds(end, result.model.arch),
+                        "ts": _nanoseconds(end, result.model.arch) / _NANOSECONDS_IN_MICROSECOND,
                         **place,
                     }
                 )
+        for unit, ends in tracks.items():
+            for number in range(len(ends)):
+                events += _track(process, unit, number)
+        events += slices
     return {"traceEvents": events, "displayTimeUnit": "ns"}
 
 
-def _microseconds(cycles: int, arch: Arch) -> float:
-    return cycles * _MICROSECONDS / arch.clock_hz
+_FREE = -1
 
 
-def _name(kind: str, process: int, thread: int, name: str) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}
+def _take_track(ends: list[int], unit: Unit, start: int, end: int) -> int:
+    """The `tid` of the first track of `unit` that is free from cycle `start` on.
+
+    `ends` holds the last cycle of every track's last slice.
+    """
+    number = next((n for n, last in enumerate(ends) if last < start), len(ends))
+    ends[number:number + 1] = [end]
+    return _tid(unit, number)
+
+
+def _tid(unit: Unit, number: int) -> int:
+    """A unit's first track has the unit's own number."""
+    return int(unit) + number * len(Unit)
+
+
+def _track(process: int, unit: Unit, number: int) -> list[dict[str, Any]]:
+    """The name of a track, and its place behind the others of its unit."""
+    name = unit.name.lower() + (f" {number + 1}" if number else "")
+    place = {"ph": "M", "pid": process, "tid": _tid(unit, number)}
+    order = int(unit) * (MOST_IN_FLIGHT + 1) + number
+    return [
+        {"name": "thread_name", **place, "args": {"name": name}},
+        {"name": "thread_sort_index", **place, "args": {"sort_index": order}},
+    ]
+
+
+def _nanoseconds(cycle: int, arch: Arch) -> int:
+    return cycle * 1_000_000_000 // arch.clock_hz

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from systol_hw.atomic_file import replacing
+from systol_hw.errors import InputError
 from systol_sim.coverage import Coverage
 
 BEGIN, END = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"
@@ -124,10 +125,34 @@ class Report:
 
 
 def write_markdown(path: Path, text: str) -> None:
-    """Write `text` to `path`; where the file has the two marks, only between them."""
-    old = path.read_text("utf-8") if path.exists() else ""
-    if BEGIN in old and END in old:
-        before, after = old.split(BEGIN)[0], old.split(END, 1)[1]
-        text = f"{before}{BEGIN}\n{text}{END}{after}"
+    """Write `text` between the two marks of the file `path`; a new file is made with both.
+
+    Raises
+    ------
+    InputError
+        The file has no such marks: it is something else, and stays as it is.
+    """
+    before, after = _around_marks(path)
     with replacing(path) as stream:
-        stream.write(text.encode())
+        stream.write(f"{before}{BEGIN}\n{text}{END}{after}".encode())
+
+
+def check_marks(path: Path) -> None:
+    """Raise what `write_markdown` would, before there is anything to write."""
+    _around_marks(path)
+
+
+def _around_marks(path: Path) -> tuple[str, str]:
+    if not path.exists() or path.is_char_device() or path.is_fifo():
+        return "", "\n"
+    try:
+        old = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(
+            f"{path} has no lines {BEGIN} and {END} to write between; it was left as it is"
+        )
+    return before, after

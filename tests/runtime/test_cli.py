@@ -1,5 +1,6 @@
 """The command line: what goes to stdout and stderr, exit statuses, and files left behind."""
 
+import errno
 import json
 import os
 import pty
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from systol import cli
+import systol.__main__ as entry
+from systol import cli, doctor
 from systol.commands import doctor as doctor_command
 from systol.doctor import Finding
 from systol.report import SCHEMA
 from systol.selftest import tiny_answer, tiny_input, tiny_model
-from systol.terminal import LateProgress
+from systol.terminal import LateProgress, print_table
 from systol_hw.errors import InputError, SystolError
 
 Captured = pytest.CaptureFixture[str]
@@ -245,6 +247,75 @@ def test_an_unexpected_error_is_our_bug(capsys: Captured, monkeypatch: pytest.Mo
         systol("--debug", "check", "x")
 
 
+def test_a_full_disk_behind_stdout_is_no_bug(
+    binary: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "_drop_stdout", lambda: None)
+    monkeypatch.setattr("sys.stdout.write", full)
+    assert systol("check", binary) == InputError.exit_status
+    assert capsys.readouterr().err == "systol: standard output: No space left on device\n"
+
+
+def test_a_closed_stdout_is_no_bug(binary: Path) -> None:
+    command = f"{sys.executable} -m systol check {binary} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupt_is_answered_while_the_program_loads(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: object = None) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert entry.main() == cli.INTERRUPTED
+    assert capsys.readouterr().err == "systol: interrupted\n"
+
+
+def test_the_package_loads_what_it_is_asked_for() -> None:
+    """What takes long to load is loaded where an interrupt is answered."""
+    code = (
+        "import systol, sys; assert 'numpy' not in sys.modules; "
+        "assert all(getattr(systol, name) for name in systol.__all__); "
+        "assert dir(systol) == sorted(systol.__all__) and not hasattr(systol, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_file_is_read_and_written_or_written_twice(
+    binary: Path, images: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    before = images.read_bytes(), binary.read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(images)
+    same = tmp_path / "same.json"
+    for arguments, what in (
+        (("--output", images), "--output would overwrite .*also --input"),
+        (("--trace", link), "--trace would overwrite .*also --input"),
+        (("--output", binary), "--output would overwrite .*also BINARY"),
+        (("--counters", same, "--trace", same), "--trace would overwrite .*also --counters"),
+    ):
+        status = systol("run", binary, "--input", images, *arguments)
+        assert status == InputError.exit_status
+        assert re.search(what, capsys.readouterr().err)
+    assert (images.read_bytes(), binary.read_bytes()) == before and not same.exists()
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"model")
+    assert systol("compile", model, "-o", model) == InputError.exit_status
+    assert model.read_bytes() == b"model"
+    text = tmp_path / "t.txt"
+    text.write_text("text")
+    assert systol("asm", text, "--into", binary, "-o", text) == InputError.exit_status
+    assert text.read_text() == "text"
+    assert systol("run", binary, "--input", images, "--counters", "/dev/null",
+                  "--trace", "/dev/null") == 0  # fmt: skip
+    assert Path("/dev/null").is_char_device()
+
+
 def test_interrupted_is_one_line(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     break_check(monkeypatch, KeyboardInterrupt())
     assert systol("check", "x") == 130
@@ -348,6 +419,29 @@ def test_doctor_gives_the_command_that_mends_and_fails_for_what_is_needed(
     assert "numba: needed" in capsys.readouterr().err
 
 
+def test_doctor_names_the_pip_of_its_own_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip").touch(mode=0o755)
+    monkeypatch.setattr(doctor, "_PACKAGES", (("no-such-package", "[rtl]", False),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    remedies = {f.name: f.remedy for f in doctor.examine()}
+    assert remedies["no-such-package"] == f"{sys.executable} -m pip install 'systol[rtl]'"
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    remedies = {f.name: f.remedy for f in doctor.examine()}
+    assert remedies["no-such-package"] == "pip install 'systol[rtl]'"
+
+
+def test_doctor_fails_if_what_it_was_asked_to_test_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise InputError(f"{name} is broken")
+
+    monkeypatch.setattr(doctor, "Device", broken)
+    finding = doctor.self_test("rtl")
+    assert (finding.state, finding.required) == ("broken", True)
+    assert finding.remedy == "systol --debug doctor --rtl"
+
+
 def test_version_and_help(capsys: Captured) -> None:
     for option, text in (("--version", "systol "), ("--help", "Exit status: 0 success")):
         with pytest.raises(SystemExit) as exit_:
@@ -381,6 +475,12 @@ def test_tables_fit_a_narrow_terminal(binary: Path, images: Path, columns: int) 
     assert any("weight stall" in line for line in lines)
     assert max(len(line.rstrip()) for line in lines) <= columns
     assert not any("…" in line for line in lines)
+
+
+def test_a_pipe_gets_a_line_a_row_however_long(capsys: Captured) -> None:
+    long = "x" * 500
+    print_table(("a", "b"), [(long, long), ("1", "2")])
+    assert capsys.readouterr().out.splitlines()[1] == f"{long}  {long}"
 
 
 def test_progress_is_silent_where_stderr_is_no_terminal(capsys: Captured) -> None:

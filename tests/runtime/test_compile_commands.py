@@ -10,6 +10,7 @@ import pytest
 
 import systol
 from systol import bundled, cli
+from systol_hw.errors import InputError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -45,6 +46,33 @@ def test_a_model_compiles_runs_and_is_right(
     report = systol.make_report(systol.Device("sim").run(model, {"image": images[:40]}))
     macs = 784 * 256 + 256 * 128 + 128 * 10
     assert report["units"]["matrix"]["amounts"]["useful_macs"]["value"] == 40 * macs
+
+
+def test_a_batch_that_the_model_fixes_is_not_ignored(
+    tmp_path: Path, calibration: Path, capsys: Captured
+) -> None:
+    command = ("compile", bundled.model_path("mnist_mlp"), "--calibration", calibration,
+               "-o", tmp_path / "m.elf", "--shape", "N=4")  # fmt: skip
+    assert run(*command, "--batch", 2) == InputError.exit_status
+    assert "--batch 2: the model's first dimension is fixed at 4" in capsys.readouterr().err
+    assert not (tmp_path / "m.elf").exists()
+    assert run(*command, "--batch", 4) == 0
+    assert run(*command) == 0
+
+
+def test_layers_are_counted_once_however_many_pieces_they_have(
+    tmp_path: Path, calibration: Path, capsys: Captured
+) -> None:
+    layers = []
+    for batch in (1, 100):
+        assert run(
+            "compile", bundled.model_path("mnist_cnn"), "--calibration", calibration,
+            "--batch", batch, "-o", tmp_path / "m.elf", "--json",
+        ) == 0  # fmt: skip
+        layers.append(json.loads(capsys.readouterr().out)["layers"])
+    assert layers == [3, 3]
+    ranges = systol.load(tmp_path / "m.elf").machine_segments[0].layers
+    assert len(ranges) > 3
 
 
 def test_a_directory_of_files_calibrates_like_one_file(tmp_path: Path, capsys: Captured) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnxruntime
@@ -70,6 +71,19 @@ def test_time_alone_is_the_time_of_any_run(backend: str, result: ModelResult) ->
     dependent = [amount for amount in AMOUNTS if amount.depends_on_values]
     assert dependent
     assert all(a.name not in units[a.unit.name.lower()]["amounts"] for a in dependent)
+
+
+def test_a_notebook_shows_outputs_and_tables_and_repr_is_short(result: ModelResult) -> None:
+    page = ElementTree.fromstring(f"<div>{result._repr_html_()}</div>")
+    headings = [table.findtext(".//th") for table in page.findall("table")]
+    assert headings[:2] == ["output", "run"] and len(headings) == 6
+    cells = [cell.text for cell in page.iter("td")]
+    assert f"{make_report(result)['cycles']:,}" in cells
+    assert [cells[0], cells[1], cells[2]] == ["y", "float32", f"{BATCH} x {FEATURES}"]
+    untimed = Device("reference").run(tiny_model(), {"x": tiny_input()})
+    assert untimed._repr_html_().count("<table>") == 1
+    assert "sim" in repr(result) and f"y: float32[{BATCH}, {FEATURES}]" in repr(result)
+    assert len(repr(result)) < 200
 
 
 def test_time_needs_a_device_that_counts() -> None:

@@ -1,16 +1,20 @@
 """Traces: the trace-event format, names from the debug map, and one trace whatever counted."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import systol
+from systol import bundled
 from systol.report import write_json
 from systol.selftest import tiny_input, tiny_model
 from systol.session import Device, ModelResult
 from systol.trace import make_trace
 from systol_compiler.model import CompiledModel, LayerRange
+from systol_hw.arch import PRESETS
 from systol_hw.faults import Unit
 from systol_hw.isa import decode, instruction
 from systol_hw.program import make_program
@@ -52,8 +56,9 @@ def test_the_format(result: ModelResult) -> None:
         assert isinstance(event["name"], str) and event["name"]
         assert type(event["pid"]) is int and type(event["tid"]) is int
         if event["ph"] == "M":
-            assert event["name"] in ("process_name", "thread_name")
-            assert isinstance(event["args"]["name"], str)
+            assert event["name"] in ("process_name", "thread_name", "thread_sort_index")
+            (value,) = event["args"].values()
+            assert type(value) is (int if event["name"] == "thread_sort_index" else str)
             continue
         assert isinstance(event["ts"], float) and event["ts"] >= 0
         assert event["ph"] in ("X", "i")
@@ -65,13 +70,49 @@ def test_the_format(result: ModelResult) -> None:
     assert {(event["pid"], event["tid"]) for event in events(result, "X")} <= named
 
 
-def test_there_is_a_track_for_every_unit(result: ModelResult) -> None:
+def test_there_are_tracks_for_every_unit_in_order(result: ModelResult) -> None:
     tracks = {
         event["tid"]: event["args"]["name"]
         for event in events(result, "M")
         if event["name"] == "thread_name"
     }
-    assert tracks == {unit: unit.name.lower() for unit in Unit}
+    order = {
+        event["tid"]: event["args"]["sort_index"]
+        for event in events(result, "M")
+        if event["name"] == "thread_sort_index"
+    }
+    assert order.keys() == tracks.keys()
+    names = [tracks[tid] for tid in sorted(tracks, key=lambda tid: order[tid])]
+    units = [unit.name.lower() for unit in Unit]
+    assert [name for name in names if name in units] == units
+    assert [name.split()[0] for name in names] == sorted(
+        (name.split()[0] for name in names), key=units.index
+    )
+    for slice_ in events(result, "X"):
+        unit = decode(
+            result.segments[0].segment.program.code[slice_["args"]["pc"]].tobytes()
+        ).unit
+        assert tracks[slice_["tid"]].split()[0] == unit.name.lower()
+
+
+@pytest.mark.parametrize("clock_hz", [50_000_000, 700_000_000])
+def test_slices_of_one_track_never_overlap(clock_hz: int) -> None:
+    """Perfetto drops a slice that begins within another of its track and ends after it."""
+    arch = dataclasses.replace(PRESETS["nano"], clock_hz=clock_hz)
+    model = systol.compile(
+        bundled.model_path("mnist_cnn"), arch=arch, calibration=bundled.calibration_images()
+    )
+    slices = events(Device("sim").load(model).time(), "X")
+    by_track: dict[int, list[tuple[int, int]]] = {}
+    for item in slices:
+        # A viewer counts nanoseconds.
+        begin, length = round(item["ts"] * 1000), round(item["dur"] * 1000)
+        by_track.setdefault(item["tid"], []).append((begin, begin + length))
+    for spans in by_track.values():
+        spans.sort()
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    # Several instructions of a unit are in flight: one track each would not do.
+    assert any(tid >= len(Unit) for tid in by_track)
 
 
 def test_slices_have_the_names_of_the_debug_map(result: ModelResult) -> None:

@@ -105,8 +105,15 @@ def test_reports_survive_json_and_replace_their_part_of_a_page(tmp_path: Path) -
     assert "old" not in text and text.endswith(f"{END}\n\nafter\n")
     halts = report.coverage.counts["operation halt"]
     assert f"| operation halt | {halts} |" in text
-    write_markdown(tmp_path / "new.md", "whole\n")
-    assert (tmp_path / "new.md").read_text() == "whole\n"
+    for text in ("first\n", "second\n"):
+        write_markdown(tmp_path / "new.md", text)
+        assert (tmp_path / "new.md").read_text() == f"{BEGIN}\n{text}{END}\n"
+    other = tmp_path / "other.md"
+    for content in (b"# Something else\n", END.encode() + BEGIN.encode(), b"\xff\xfe"):
+        other.write_bytes(content)
+        with pytest.raises(InputError, match=r"other\.md"):
+            write_markdown(other, "text\n")
+        assert other.read_bytes() == content
 
 
 def test_broken_sums_and_products_are_found() -> None:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from systol.commands.disasm import select
-from systol.commands.registration import Command, read_text
+from systol.commands.registration import Command, keep_apart, read_text
 from systol.terminal import say
 from systol_compiler.model import CompiledModel
 from systol_hw.errors import InputError
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    keep_apart({"TEXT": options.text}, {"--output": options.output})
     program = parse_program(read_text(options.text))
     check(program)
     model = CompiledModel.load(options.into)

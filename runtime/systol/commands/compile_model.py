@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from systol.api import compile
-from systol.commands.registration import Array, Command, positive, read_arrays
+from systol.commands.registration import Array, Command, keep_apart, positive, read_arrays
 from systol.terminal import LateStatus, print_table, say
 from systol_compiler.driver import LEVELS, CompileOptions, emit_level
 from systol_compiler.model import CompiledModel
@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N=V",
         help="value of a dynamic dimension, by its name; may be repeated",
     )
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="items of one run")
+    parser.add_argument(
+        "--batch", type=positive, metavar="N",
+        help="items of one run, where the model leaves that open (default: 1)",
+    )
     parser.add_argument("-o", "--output", metavar="OUT.elf", help="default: the model's name")
     parser.add_argument(
         "--emit", choices=LEVELS, help="print this level on stdout instead of writing a binary"
@@ -46,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    output = options.output or f"{Path(options.model).stem}.elf"
+    keep_apart(
+        {"MODEL": options.model, "--calibration": options.calibration, "--arch": options.arch},
+        {} if options.emit else {"--output": output},
+    )
     compile_beside(STEPPER)
     calibration = read_calibration(options.calibration) if options.calibration else None
     shapes = _parse_shapes(options.shape)
@@ -57,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
                 arch=load_arch(options.arch),
                 calibration=calibration,
                 shapes=shapes,
-                batch=options.batch,
+                batch=options.batch or 1,
                 options=CompileOptions(strict=options.strict),
             )
             print(text)
@@ -67,10 +75,14 @@ def run(options: argparse.Namespace) -> int:
             arch=options.arch,
             calibration=calibration,
             shapes=shapes,
-            batch=options.batch,
+            batch=options.batch or 1,
             strict=options.strict,
         )
-    output = options.output or f"{Path(options.model).stem}.elf"
+    if options.batch is not None and model.batch != options.batch:
+        raise InputError(
+            f"--batch {options.batch}: the model's first dimension is fixed at {model.batch}; "
+            "leave --batch out, or give the model a dynamic first dimension"
+        )
     model.save(output)
     description = describe(model)
     if options.json:
@@ -91,7 +103,9 @@ def describe(model: CompiledModel) -> dict[str, Any]:
         "batch": model.batch,
         "segments": len(model.segments),
         "host segments": len(model.host_segments),
-        "layers": sum(len(segment.layers) for segment in model.machine_segments),
+        "layers": sum(
+            len({item.layer for item in segment.layers}) for segment in model.machine_segments
+        ),
         "instructions": sum(len(program.code) for program in programs),
         "weight memory bytes": sum(program.weight_memory_bytes for program in programs),
     }

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -161,30 +162,31 @@ def _leave(
 
 
 def _print_commands(name: str, files: dict[str, Path]) -> None:
-    binary, inputs, counters = files["binary"], files["images"], files["counters"]
+    binary, counters = files["binary"], files["counters"]
     trace = binary.with_suffix(".trace.json")
     other = binary.with_suffix(".again.json")
-    systol = _program()
     nano = binary.with_suffix(".nano.elf")
-    compile_nano = f"{systol} compile {bundled.model_path(name)} --arch nano"
+    systol = _program()
     say("\nGo on with:")
     for command in (
-        f"{systol} run {binary} --input {inputs} --trace {trace} --counters {other}",
-        f"{systol} compare {counters} {other}",
-        f"{systol} disasm {binary} | less",
-        f"{systol} check {binary}",
-        f"{compile_nano} --calibration {files['calibration']} -o {nano}",
-        f"readelf -S -s {binary}",
-    ):
-        say(f"  {command}")
+        [*systol, "run", binary, "--input", files["images"], "--trace", trace,
+         "--counters", other],
+        [*systol, "compare", counters, other],
+        [*systol, "disasm", binary],
+        [*systol, "check", binary],
+        [*systol, "compile", bundled.model_path(name), "--arch", "nano",
+         "--calibration", files["calibration"], "-o", nano],
+        ["readelf", "-S", "-s", binary],
+    ):  # fmt: skip
+        say(f"  {shlex.join(str(word) for word in command)}")
 
 
-def _program() -> str:
+def _program() -> list[str]:
     """How this command was called, so that what it suggests works in the same shell."""
     called = Path(sys.argv[0])
     if called.stem != "systol":
-        return "python -m systol"
-    return "systol" if shutil.which("systol") else str(called)
+        return ["python", "-m", "systol"]
+    return ["systol"] if shutil.which("systol") else [str(called)]
 
 
 COMMAND = Command(

@@ -15,7 +15,7 @@ from systol_hw.arch import Arch
 from systol_hw.errors import DifferenceError, InputError, MissingToolError
 from systol_sim.covering import covering_machines
 from systol_sim.fuzz import DEFAULT_EXECUTORS, Executor, fuzz
-from systol_sim.fuzz_report import Report, write_markdown
+from systol_sim.fuzz_report import Report, check_marks, write_markdown
 from systol_sim.machines import FUZZ_MACHINES
 
 _PACE_SECONDS = 30.0
@@ -77,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     machines = _machines(options.machines, options.seed)
     state = _state(options)
+    if options.report:
+        check_marks(Path(options.report))
     say(f"seed {options.seed}: {options.programs} programs on {len(machines)} machines")
     executors = _executors(options.backend, machines, options.processes)
     with LateProgress("programs") as bar:

@@ -52,6 +52,34 @@ def positive(text: str) -> int:
     return value
 
 
+def keep_apart(
+    read: Mapping[str, str | Path | None], written: Mapping[str, str | Path | None]
+) -> None:
+    """Refuse a file that is read and written, or written twice: one of the two would be lost.
+
+    Parameters
+    ----------
+    read, written
+        Files by the argument that names them; None stands for an argument that was not given.
+
+    Raises
+    ------
+    InputError
+        Two of them are the same file.
+    """
+    seen = {Path(path).resolve(): name for name, path in read.items() if path is not None}
+    for name, path in written.items():
+        if path is None:
+            continue
+        place = Path(path).resolve()
+        # What several arguments may well share: a device, a pipe.
+        if place.exists() and not place.is_file():
+            continue
+        if place in seen:
+            raise InputError(f"{name} would overwrite {path}, which is also {seen[place]}")
+        seen[place] = name
+
+
 def read_arrays(path: str | Path, default_name: str | None) -> dict[str, Array]:
     """Arrays by name from a .npz file, or the array of a .npy file as `default_name`.
 

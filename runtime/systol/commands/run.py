@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from systol.commands.registration import (
     Array,
     Command,
     add_backend,
+    keep_apart,
     read_arrays,
     write_arrays,
 )
@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.timing_only:
         _refuse_values(options)
+    keep_apart(
+        {"BINARY": options.binary, "--input": options.input},
+        {"--output": options.output, "--counters": options.counters, "--trace": options.trace,
+         "--waves": options.waves},
+    )  # fmt: skip
     if options.backend == "sim":
         compile_beside(STEPPER, *([] if options.timing_only else [VALUES]))
     model = CompiledModel.load(options.binary)
@@ -114,14 +119,7 @@ def _run_inputs(
 
 def print_report(report: dict[str, Any]) -> None:
     """Print a performance report as tables."""
-    sections: Sequence[tuple[tuple[str, ...], list[tables.Row]]] = (
-        (("run", ""), tables.summary_rows(report)),
-        (tables.CATEGORY_HEADINGS, tables.category_rows(report)),
-        (tables.UNIT_HEADINGS, tables.unit_rows(report)),
-        (tables.LAYER_HEADINGS, tables.layer_rows(report)),
-        (("amount", "value", ""), tables.amount_rows(report)),
-    )
-    for number, (headings, rows) in enumerate(section for section in sections if section[1]):
+    for number, (headings, rows) in enumerate(tables.sections(report)):
         if number:
             print()
         print_table(headings, rows)
