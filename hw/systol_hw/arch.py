@@ -351,7 +351,10 @@ def load_arch(name_or_path: str | Path) -> Arch:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not a TOML file: {error}") from error
-    return Arch.from_dict(values)
+    try:
+        return Arch.from_dict(values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
 
 
 def dump_arch(arch: Arch) -> str:

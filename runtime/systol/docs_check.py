@@ -16,6 +16,7 @@ from systol_compiler.rules import supported_operators
 from systol_hw.address_map import address_map_page
 from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.isa_page import isa_page
+from systol_hw.machines_page import machines_page
 
 _SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 _EXPECT = re.compile(r"^```expect\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -28,6 +29,7 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         root / "docs" / "isa.md": isa_page(),
         root / "docs" / "counters.md": counters_page(find_pins(root)),
+        root / "docs" / "machines.md": machines_page(),
         root / "docs" / "operators.md": supported_operators(),
         root / "docs" / "address_map.md": address_map_page(),
     }

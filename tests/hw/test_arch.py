@@ -80,6 +80,9 @@ def test_unknown_preset_and_missing_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("rows = ")
     with pytest.raises(ConfigurationError, match="not a TOML file"):
         load_arch(tmp_path / "bad.toml")
+    (tmp_path / "short.toml").write_text('name = "short"')
+    with pytest.raises(ConfigurationError, match=r"short\.toml: arch: missing key 'rows'"):
+        load_arch(tmp_path / "short.toml")
 
 
 @given(
