@@ -17,9 +17,11 @@ from systol_hw.address_map import address_map_page
 from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.isa_page import isa_page
 from systol_hw.machines_page import machines_page
+from systol_sim.survivors import survivors_text
 
 _SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 _EXPECT = re.compile(r"^```expect\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_SURVIVORS = "<!-- Generated from systol_sim.survivors to the end: do not edit. -->"
 _SHOWN_PINS = 3
 _STALE = 1
 
@@ -32,7 +34,15 @@ def pages(root: Path) -> dict[Path, str]:
         root / "docs" / "machines.md": machines_page(),
         root / "docs" / "operators.md": supported_operators(),
         root / "docs" / "address_map.md": address_map_page(),
+        root / "docs" / "mutation.md": _mutation_page(root),
     }
+
+
+def _mutation_page(root: Path) -> str:
+    """The page on planted mistakes: written by hand down to the list of survivors."""
+    text = (root / "docs" / "mutation.md").read_text(encoding="utf-8")
+    by_hand, _, _ = text.partition(_SURVIVORS)
+    return f"{by_hand}{_SURVIVORS}\n\n{survivors_text()}"
 
 
 def find_pins(root: Path) -> dict[str, list[str]]:

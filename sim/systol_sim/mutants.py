@@ -2,7 +2,7 @@
 
 `python -m systol_sim.mutants --mutants 30 --seed 1` makes mutants (`systol_sim.mutation`) of a copy
 of the sources (`systol_sim.mutant_workshop`) and lets each be tried (`systol_sim.mutant_trial`) in
-a process of its own.
+a process of its own. It fails if one survives that is not explained (`systol_sim.survivors`).
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -23,6 +23,10 @@ from systol_hw.errors import InputError, SystolError
 from systol_hw.formal.proof import require_tools
 from systol_sim.mutant_workshop import DISCARDED, Trial, Workshop
 from systol_sim.mutation import RTL, SIM, TARGETS, Mutant, select
+from systol_sim.survivors import Survivor, explained
+
+UNEXPLAINED = 1
+"""Exit status of a campaign with a survivor that `systol_sim.survivors` does not explain."""
 
 
 def campaign(
@@ -134,8 +138,13 @@ def format_table(trials: Sequence[Trial]) -> Table:
     return table
 
 
-def format_summary(trials: Sequence[Trial]) -> str:
-    """Killed and survived by target, and what was not counted."""
+def unexplained(trials: Iterable[Trial], known: Container[Mutant]) -> list[Trial]:
+    """The survivors that are not among the `known` ones."""
+    return [t for t in trials if t.counts and not t.killed and t.mutant not in known]
+
+
+def format_summary(trials: Sequence[Trial], known: Mapping[Mutant, Survivor]) -> str:
+    """Killed and survived by target, what was not counted, and the reasons `known`."""
     lines = []
     for target in TARGETS:
         mine = [trial for trial in trials if trial.mutant.target == target]
@@ -148,11 +157,15 @@ def format_summary(trials: Sequence[Trial]) -> str:
             number = sum(trial.outcome == outcome for trial in mine)
             line += f"; {number} {outcome}" if number else ""
         lines.append(line)
-        lines += [
-            f"  survives: {trial.mutant.path}:{trial.mutant.line}: {trial.mutant.change}"
-            for trial in counted
-            if not trial.killed
-        ]
+        for trial in counted:
+            mutant = trial.mutant
+            place = f"{mutant.path}:{mutant.line}: {mutant.change}"
+            if mutant in known:
+                reason = known[mutant].why
+                verdict = "is killed, though explained as" if trial.killed else "is explained"
+                lines.append(f"  {verdict}: {place}: {reason}")
+            elif not trial.killed:
+                lines.append(f"  survives: {place}")
     return "\n".join(lines)
 
 
@@ -195,21 +208,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; exit status 0 if every mutant was tried, whether killed or not."""
+    """The command; exit status 0 if every mutant was killed or is an explained survivor."""
     options = _parser().parse_args(arguments)
     try:
         if options.mutants < 1:
             raise InputError(f"--mutants must be at least 1, not {options.mutants}")
         if options.processes < 1:
             raise InputError(f"--processes must be at least 1, not {options.processes}")
-        _run(options)
+        survivors = _run(options)
     except SystolError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    return 0
+    for trial in survivors:
+        print(f"nothing finds or explains {trial.mutant.place}: {trial.mutant.change}",
+              file=sys.stderr)  # fmt: skip
+    if survivors:
+        print("a test is missing, or an entry of systol_sim.survivors", file=sys.stderr)
+    return UNEXPLAINED if survivors else 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> list[Trial]:
+    """Carry out and report a campaign; returns the survivors that nothing explains."""
     counts = {options.target: options.mutants}
     if options.target == "both":
         counts = {RTL: options.mutants // 2, SIM: options.mutants - options.mutants // 2}
@@ -220,6 +239,7 @@ def _run(options: argparse.Namespace) -> None:
     rest = dict(known)
     with tempfile.TemporaryDirectory(prefix="systol-mutants-") as directory:
         workshop = Workshop(Path(__file__).resolve().parents[2], Path(directory))
+        reasons = explained(workshop.base)
         for trial in campaign(
             workshop, counts, options.seed, known=known, processes=options.processes,
             report=lambda line: print(line, file=sys.stderr, flush=True),
@@ -233,7 +253,8 @@ def _run(options: argparse.Namespace) -> None:
             stream.write(markdown(trials).encode("utf-8"))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(format_table(trials))
-    console.print(format_summary(trials), markup=False, highlight=False)
+    console.print(format_summary(trials, reasons), markup=False, highlight=False)
+    return unexplained(trials, reasons)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from systol import docs_check
+from systol_sim.survivors import survivors_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +29,19 @@ def test_stale_pages_are_shown_and_rewritten(
     assert docs_check.main(["--root", str(tmp_path), "--write"]) == 0
     assert docs_check.main(["--root", str(tmp_path)]) == 0
     assert "`stop`" not in page.read_text()
+
+
+def test_the_page_on_planted_mistakes_lists_the_explained_survivors(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "tests").mkdir()
+    page = tmp_path / "docs" / "mutation.md"
+    whole = page.read_text()
+    first = survivors_text().splitlines(keepends=True)[0]
+    page.write_text(whole.replace(first, ""))
+    assert page.read_text() != whole
+    assert docs_check.main(["--root", str(tmp_path)]) == 1
+    assert docs_check.main(["--root", str(tmp_path), "--write"]) == 0
+    assert page.read_text() == whole
 
 
 def test_pins_come_from_micro_programs_and_tests(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from systol_hw.errors import InputError
-from systol_sim import mutants
+from systol_sim import mutants, survivors
 from systol_sim.mutant_workshop import Trial, Workshop
 from systol_sim.mutants import campaign, format_summary
 from systol_sim.mutation import (
@@ -138,7 +138,7 @@ def test_trials_survive_json(tmp_path: Path) -> None:
     again = [Trial.from_record(json.loads(json.dumps(t.as_record()))) for t in trials]
     assert again == trials
     assert [t.killed for t in trials] == [True, False, False]
-    summary = format_summary(trials)
+    summary = format_summary(trials, {})
     assert "sim: 1 of 2 mutants killed; 1 same hardware" in summary
     assert f"survives: {mutant.path}:{mutant.line}: " in summary
 
@@ -199,6 +199,55 @@ def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "does not hold the trials of an earlier run" in capsys.readouterr().err
     with pytest.raises(InputError, match="need the project's checkout"):
         Workshop(tmp_path, tmp_path)
+
+
+def _survive(mutant: Mutant) -> Trial:
+    return Trial(mutant=mutant, outcome=PASSED, check="", by="", seconds=0.0)
+
+
+def test_the_command_fails_for_a_survivor_that_nothing_explains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = survivors.explained(ROOT)
+    trials = [_survive(mutant) for mutant in known]
+    monkeypatch.setattr(mutants, "campaign", lambda *_, **__: iter(trials))
+    assert mutants.main([]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("is explained: ") == len(known) and err == ""
+    # The same module and change as an explained one, at another place of its line.
+    (near,) = (m for m in known if m.module == "stream_transfers")
+    source = (ROOT / near.path).read_text("utf-8")
+    other = next(
+        m for m in mutants_of(near.path, near.target, source)
+        if m.line == near.line and m.change == near.change and m.offset != near.offset
+    )
+    assert other not in known
+    trials += [
+        dataclasses.replace(_survive(other), outcome=KILLED), _survive(next(select(ROOT, RTL, 1))),
+        dataclasses.replace(_survive(other), outcome=SAME),
+    ]
+    assert mutants.main([]) == mutants.UNEXPLAINED != 0
+    err = capsys.readouterr().err
+    assert err.count("nothing finds or explains") == 1
+    trials.append(_survive(other))
+    assert mutants.main([]) == mutants.UNEXPLAINED
+    assert f"nothing finds or explains {other.place}: {other.change}" in capsys.readouterr().err
+
+
+def test_an_explanation_names_a_line_and_not_its_number(tmp_path: Path) -> None:
+    path = "sim/systol_sim/a.py"
+    survivor = survivors.Survivor(
+        target=SIM, path=path, text="c = a + 1 + 1", before="1", after="2", occurrence=2, why=""
+    )
+    module = tmp_path / path
+    module.parent.mkdir(parents=True)
+    module.write_text("d = 1\n\n\nif d:\n    c = a + 1 + 1  \n")
+    found = survivor.mutant(tmp_path)
+    assert (found.line, found.change) == (5, "1 -> 2")
+    assert found.apply(module.read_text()).endswith("    c = a + 1 + 2  \n")
+    module.write_text("c = a + 1 - 1\n")
+    with pytest.raises(InputError, match=r"a\.py has no second mutant '1' -> '2' in the line"):
+        survivor.mutant(tmp_path)
 
 
 @pytest.mark.slow
