@@ -178,8 +178,9 @@ SCALARS: tuple[Scalar, ...] = (
     Scalar(index=0, name="cycles", measure="cycles", doc="cycles from start to halt or fault",
            formula="cycle of the halt or fault + 1"),
     Scalar(index=1, name="late_cycles", measure="cycles",
-           doc="cycles by which real memories missed the pacer's schedule",
-           formula="per port, cycles in which a delivery was due and had not come"),
+           doc="cycles by which real memories and a real host missed the schedule",
+           formula="sum over cycles of the late ones among the weight port, the host port and "
+           "sync_host (timing.md 8.5)"),
     Scalar(index=2, name="peak_queue_load", measure="instructions", doc="fullest load queue",
            formula="max over cycles of instructions in the queue"),
     Scalar(index=3, name="peak_queue_store", measure="instructions", doc="fullest store queue",

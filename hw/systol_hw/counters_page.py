@@ -29,8 +29,9 @@ belong to the whole run. Counters are {COUNTER_BITS} bits wide and wrap. [timing
 section 8, fixes the cycle in which each one counts; the simulator and the RTL give equal numbers in
 all of them, and random programs compare every one (`systol fuzz`).
 
-*Pinned by* names what fixes a figure besides that comparison: hand-derived
-[micro-programs](microprograms.md) by number, and tests.
+*Pinned by* names what fixes a figure besides that comparison: some of the hand-derived
+[micro-programs](microprograms.md), by number, that expect another value than zero, and every test
+that is marked as asserting the value (`pytest.mark.pins`).
 
 """
 

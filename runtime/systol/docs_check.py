@@ -9,12 +9,13 @@ import ast
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from systol_compiler.rules import supported_operators
 from systol_hw.address_map import address_map_page
 from systol_hw.counters_page import counter_names, counters_page
+from systol_hw.errors import InputError
 from systol_hw.isa_page import isa_page
 from systol_hw.machines_page import machines_page
 from systol_sim.survivors import survivors_text
@@ -23,6 +24,7 @@ _SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 _EXPECT = re.compile(r"^```expect\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SURVIVORS = "<!-- Generated from systol_sim.survivors to the end: do not edit. -->"
 _SHOWN_PINS = 3
+_PINS, _PARAMETERS = "pytest.mark.pins", "pytest.mark.parametrize"
 _STALE = 1
 
 
@@ -46,9 +48,15 @@ def _mutation_page(root: Path) -> str:
 
 
 def find_pins(root: Path) -> dict[str, list[str]]:
-    """What pins each counter: micro-programs that expect a value of it, tests that name it.
+    """What pins each counter: micro-programs that expect a value of it, other than zero, and tests
+    that say so (`pytest.mark.pins`).
 
-    At most a few are listed for each, micro-programs first.
+    At most a few micro-programs are listed for each; they come first.
+
+    Raises
+    ------
+    InputError
+        If a test says that it pins what is no counter, or nothing.
     """
     pins: dict[str, list[str]] = {name: [] for name in counter_names()}
     text = (root / "docs" / "microprograms.md").read_text(encoding="utf-8")
@@ -56,21 +64,41 @@ def find_pins(root: Path) -> dict[str, list[str]]:
     for number, body in zip(sections[::2], sections[1::2], strict=True):
         for block in _EXPECT.findall(body):
             for line in block.splitlines():
-                name = line.partition(" ")[0].partition("[")[0]
-                if name in pins and number not in pins[name]:
+                key, _, value = line.partition(" ")
+                name = key.partition("[")[0]
+                # A counter that never counts would meet a zero as well.
+                if name in pins and value != "0" and number not in pins[name]:
                     pins[name].append(number)
-    # Counters are hardware's and the simulator's; elsewhere their names are only examples.
-    paths = [path for folder in ("hw", "sim") for path in (root / "tests" / folder).glob("*.py")]
-    for path in sorted(paths):
+    pins = {name: found[:_SHOWN_PINS] for name, found in pins.items()}
+    for path in sorted((root / "tests").glob("*/test_*.py")):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(function, ast.FunctionDef) or not function.name.startswith("test_"):
-                continue
-            words = {n.value for n in ast.walk(function) if isinstance(n, ast.Constant)}
-            for name in pins:
-                # "cycles" alone is too common a word to mean the counter.
-                if name != "cycles" and name in words:
-                    pins[name].append(f"`{path.stem}::{function.name}`")
-    return {name: found[:_SHOWN_PINS] for name, found in pins.items()}
+            if isinstance(function, ast.FunctionDef):
+                test = f"{path.stem}::{function.name}"
+                for name in _pinned(function, test, pins):
+                    pins[name].append(f"`{test}`")
+    return pins
+
+
+def _pinned(function: ast.FunctionDef, test: str, counters: Container[str]) -> list[str]:
+    """The counters whose values a test says it asserts."""
+    marks = {ast.unparse(mark).partition("(")[0]: mark for mark in function.decorator_list}
+    mark = marks.get(_PINS)
+    if mark is None:
+        return []
+    if isinstance(mark, ast.Call):
+        names = [ast.literal_eval(argument) for argument in mark.args]
+    else:
+        values = marks.get(_PARAMETERS, mark)
+        words = [node.value for node in ast.walk(values) if isinstance(node, ast.Constant)]
+        names = list(dict.fromkeys(word for word in words if word in counters))
+    wrong = [name for name in names if name not in counters]
+    if wrong or not names:
+        raise InputError(
+            f"{test} is marked as one that pins {wrong[0] if wrong else 'counters'}, which "
+            f"{'is no counter' if wrong else 'neither the mark nor its parameters name'}: give "
+            f"{_PINS} names of docs/counters.md, as in load.busy"
+        )
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

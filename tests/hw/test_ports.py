@@ -237,20 +237,30 @@ def test_a_slow_memory_makes_deliveries_late_and_never_wrong(ready: float, delay
     assert len(undelivered) <= latency_limit(12)
 
 
-def test_late_counts_each_cycle_that_a_due_beat_is_missing() -> None:
-    """One beat, latency 8, answered in cycle 20: the delivery is in 23, that is 15 cycles late."""
-    dut = MemoryPort(
+def one_requester() -> MemoryPort:
+    """A port with fetch alone; `set_up` gives it a beat a cycle and a latency of 8."""
+    return MemoryPort(
         width_bytes=1,
         requesters={"fetch": BeatSignature(width_bytes=1, user_bits=1, write=False)},
     )
+
+
+def set_up(ctx: Any, dut: MemoryPort, income: int = 1) -> None:
+    for signal, value in ((dut.beat_cost, 1), (dut.credit_income, income), (dut.credit_cap, 2)):
+        ctx.set(signal, value)
+    ctx.set(dut.latency, 8)
+    ctx.set(dut.fetch.burst_last, 1)
+
+
+@pytest.mark.pins("late_cycles")
+def test_late_counts_each_cycle_that_a_due_beat_is_missing() -> None:
+    """One beat, latency 8, answered in cycle 20: the delivery is in 23, that is 15 cycles late."""
+    dut = one_requester()
     late, deliveries = [], []
 
     async def bench(ctx: Any) -> None:
-        for signal, value in ((dut.beat_cost, 1), (dut.credit_income, 1), (dut.credit_cap, 2)):
-            ctx.set(signal, value)
-        ctx.set(dut.latency, 8)
+        set_up(ctx, dut)
         ctx.set(dut.memory.request_ready, 1)
-        ctx.set(dut.fetch.burst_last, 1)
         for cycle in range(40):
             ctx.set(dut.fetch.request, cycle == 0)
             ctx.set(dut.memory.response_valid, cycle == 20)
@@ -267,6 +277,51 @@ def test_late_counts_each_cycle_that_a_due_beat_is_missing() -> None:
     simulator.run()
     assert deliveries == [23]
     assert len(late) == 23 - 8
+
+
+@pytest.mark.pins("late_cycles")
+@pytest.mark.parametrize(
+    ("income", "held_back"),
+    [
+        # The beat of cycle 0 stands at the memory in 1..5; another is wanted in all of them, and
+        # is granted in 5, in which the first one is taken.
+        (1, [1, 2, 3, 4]),
+        # Without credits nothing is held back: those of cycle 0 are spent, and none come.
+        (0, []),
+    ],
+)
+def test_late_counts_each_cycle_that_the_memory_holds_a_beat_back(
+    income: int, held_back: list[int]
+) -> None:
+    """The memory takes nothing before cycle 5, and then answers in time."""
+    dut = one_requester()
+    grants: list[int] = []
+    late, deliveries = [], []
+
+    async def bench(ctx: Any) -> None:
+        set_up(ctx, dut, income)
+        answer = False
+        for cycle in range(30):
+            ctx.set(dut.fetch.request, len(grants) < 2)
+            ctx.set(dut.memory.request_ready, cycle >= 5)
+            ctx.set(dut.memory.response_valid, answer)
+            answer = cycle >= 5 and bool(ctx.get(dut.memory.request_valid))
+            if ctx.get(dut.late):
+                late.append(cycle)
+            if ctx.get(dut.fetch.delivered):
+                deliveries.append(cycle)
+            if ctx.get(dut.fetch.grant):
+                grants.append(cycle)
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert grants == ([0, 5] if income else [0])
+    # Answered in 6, the first beat is delivered in 9 and not in 8, which shows a cycle before.
+    assert deliveries == ([9, 13] if income else [9])
+    assert late == [*held_back, 7]
 
 
 def test_a_stopped_run_withdraws_what_the_memory_has_not_seen() -> None:

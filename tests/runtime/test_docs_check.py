@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from systol import docs_check
+from systol_hw.errors import InputError
 from systol_sim.survivors import survivors_text
 
 ROOT = Path(__file__).parents[2]
@@ -52,9 +53,26 @@ def test_pins_come_from_micro_programs_and_tests(tmp_path: Path) -> None:
     )
     tests = tmp_path / "tests" / "sim"
     tests.mkdir(parents=True)
-    (tests / "test_a.py").write_text('def test_b():\n    assert count("load.busy") == 1\n')
+    module = tests / "test_a.py"
+    module.write_text(
+        "@pytest.mark.pins('load.busy', 'cycles')\n"
+        "def test_b():\n    assert count('load.busy') == 1 and state != 'store.busy'\n"
+        "@pytest.mark.pins\n"
+        "@pytest.mark.parametrize(('name', 'value'), [('load.flight', 7), ('load.flight', 8)])\n"
+        "def test_c(name, value):\n    assert count(name) == value\n"
+    )
     pins = docs_check.find_pins(tmp_path)
     assert pins["load.busy"] == ["4", "9", "`test_a::test_b`"]
-    assert pins["load.start"] == ["9"]
-    assert pins["cycles"] == ["4"]
-    assert pins["store.busy"] == []
+    assert pins["load.flight"] == ["`test_a::test_c`"]
+    assert pins["cycles"] == ["4", "`test_a::test_b`"]
+    # Expected to be zero, or only named.
+    assert pins["load.start"] == pins["store.busy"] == []
+    for mark, words in (("('load.bus')", "load.bus, which is no counter"),
+                        ("", "counters, which neither the mark nor its parameters name")):
+        module.write_text(f"@pytest.mark.pins{mark}\ndef test_d(): pass\n")
+        with pytest.raises(InputError, match=words):
+            docs_check.find_pins(tmp_path)
+
+
+def test_something_pins_every_counter() -> None:
+    assert [name for name, found in docs_check.find_pins(ROOT).items() if not found] == []

@@ -72,6 +72,7 @@ def _holds(name: str, text: str, value: int, arch: Arch = MACHINE) -> None:
 CONSUMERS = {"load": LOAD, "store": STORE, "weights": TILE, "matrix": MATRIX, "vector": VECTOR}
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -106,6 +107,7 @@ def test_waits_for_a_token(name: str, value: int) -> None:
     _holds(name, f"{first} signal={consumer}\n{CONSUMERS[consumer]} wait={producer}", value)
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -120,11 +122,13 @@ def test_matrix_waits_for_a_token(name: str, value: int) -> None:
     _holds(name, f"{CONSUMERS[producer]} signal=matrix\n{TILE}\n{MATRIX} wait={producer}", value)
 
 
+@pytest.mark.pins("matrix.wait_weights")
 def test_matrix_waits_for_weights() -> None:
     # In the queue from 27 on; the tile's instruction ends in 37, when its last beat is delivered.
     _holds("matrix.wait_weights", f"{TILE} signal=matrix\n{MATRIX} wait=weights", 11)
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -145,6 +149,7 @@ def test_waits_for_its_own_unit(name: str, text: str, value: int) -> None:
     _holds(name, text, value)
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -174,6 +179,7 @@ LONG_VECTOR = "fill x_count=16 n_last=4 out_x_step=4"
 THREE_TILES = "read_weights row_pitch=8 inner_count=3 inner_stride=32 k_last=4 n_last=4"
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -191,6 +197,7 @@ def test_a_queue_of_one_is_full(name: str, text: str, value: int) -> None:
     _holds(name, text, value, dataclasses.replace(MACHINE, queue_depth=1))
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -206,6 +213,7 @@ def test_peaks_of_the_queues(name: str, text: str, value: int) -> None:
     _holds(name, text, value)
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -223,6 +231,7 @@ def test_a_tile_and_a_row(name: str, value: int) -> None:
     _holds(name, f"{TILE}\n{MATRIX}", value)
 
 
+@pytest.mark.pins("store.wait_bank")
 def test_a_store_loses_its_bank_only_to_a_fault() -> None:
     # Store ranks first: what it cannot read does not exist. The first access is checked in 20.
     result = run_timing(_program("write_host ub_address=1024\nhalt"))
@@ -230,6 +239,7 @@ def test_a_store_loses_its_bank_only_to_a_fault() -> None:
     assert _counter(result, "store.wait_bank") == 1
 
 
+@pytest.mark.pins("weights.wait_bank")
 def test_weights_lose_their_bank_to_store() -> None:
     # Store reads bank 0 (256 bytes) in 20..51. The tile's instruction starts in 27, and its lines
     # lie in bank 0 too: its first read is granted in 52.
@@ -237,6 +247,7 @@ def test_weights_lose_their_bank_to_store() -> None:
     _holds("weights.wait_bank", text, 52 - 28)
 
 
+@pytest.mark.pins
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -253,6 +264,7 @@ def test_bytes_are_the_product_of_the_counts(name: str, text: str, value: int) -
     _holds(name, text, value)
 
 
+@pytest.mark.pins("control.wait_host")
 def test_sync_host_waits_for_the_host_ports_latency() -> None:
     # Seen, and the machine quiet, in 18; executed in 18 + 10.
     _holds("control.wait_host", "sync_host value=3", 10)
@@ -265,6 +277,7 @@ def _values(text: str, window: np.ndarray) -> RunResult:
     return run(_program(f"{text}\nhalt", window_bytes=window.size), {"w": window}, checked=True)
 
 
+@pytest.mark.pins("vector.saturations", "vector.overflows")
 def test_saturations_and_overflows_of_the_vector_unit() -> None:
     # Eight bytes of 100; parameters of 4 channels: three double it, the fourth's bias overflows.
     parameters = [0, 0, 0, 0, 2, 0, 0, 0] * 3 + [255, 255, 255, 127, 1, 0, 0, 0]
@@ -281,6 +294,7 @@ def test_saturations_and_overflows_of_the_vector_unit() -> None:
     assert result.memories["ub"][512:520].view(np.int8).tolist() == [127, 127, 127, -128] * 2
 
 
+@pytest.mark.pins("matrix.overflows")
 def test_overflows_of_the_accumulators() -> None:
     # A sum of 4 * 127 * 127 counts 2**16 times and leaves 32 bits in each of 4 columns; the second
     # row's, 4 * 127, does not.

@@ -139,6 +139,37 @@ def test_a_host_that_answers_late_changes_only_times(delay: int) -> None:
     assert result.counters.scalars[1] >= late
 
 
+@pytest.mark.pins("late_cycles")
+def test_late_cycles_are_those_of_both_ports_and_of_the_host() -> None:
+    """A load of 64 beats and a sync, and then no halt, so that nothing else is fetched.
+
+    Beats of a port are issued one a cycle, so that its late cycles are those by which its last
+    one is delivered too late; the simulator's times are what they would be without.
+    """
+    program = make_program(
+        NANO,
+        [instruction("read_host", run_bytes=64), instruction("sync_host", value=1)],
+        windows=(Window(name="w", size_bytes=64),),
+    )
+    exact = simulator.run_timing(program)
+    assert exact.times is not None and exact.counters is not None
+    assert exact.counters.scalars[1] == 0
+    load_cycles = int(exact.times[0, 1] - exact.times[0, 0])
+    seen = set()
+    for seed in range(8):
+        result = run(program, checked=True, extra_delay=20, seed=seed)
+        assert result.times is not None and result.counters is not None
+        (load_start, load_end), (sync_seen, sync_end) = result.times.tolist()
+        weight = sync_seen - int(exact.times[1, 0])
+        host = load_end - load_start - load_cycles
+        quiet = max(sync_seen, load_end + 1)
+        sync = sync_end - quiet - NANO.host_port.latency_cycles
+        assert min(weight, host, sync) >= 0
+        assert result.counters.scalars[1] == weight + host + sync
+        seen |= {name for name, late in zip("whs", (weight, host, sync), strict=True) if late}
+    assert seen == set("whs")
+
+
 def test_other_memories_through_registers() -> None:
     case = generate(NANO, 4)
     slow = dataclasses.replace(
