@@ -283,3 +283,40 @@ def test_faults_interrupts_and_refusals_show_in_registers(
     assert registers["fault"] == fault.cause | fault.unit << 8
     assert registers["fault_pc"] == fault.pc
     assert registers["fault_cycle_low"] | registers["fault_cycle_high"] << 32 == fault.cycle
+
+
+def test_a_beat_that_a_memory_fails_shows_until_the_next_start(
+    verilated: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    program = make_program(
+        machine(),
+        [
+            instruction("read_weight_memory", memory_address=16, ub_address=64, run_bytes=32),
+            instruction("read_host", run_bytes=32, signal=1 << (Unit.STORE - 1)),
+            instruction("write_host", window=1, run_bytes=32, wait=1 << (Unit.LOAD - 1)),
+            instruction("halt"),
+        ],
+        weight_image=np.zeros(64, np.uint8),
+        windows=(Window(name="w0", size_bytes=32), Window(name="w1", size_bytes=32)),
+    )
+    contents = {name: rng.integers(1, 256, 32).astype(np.uint8) for name in ("w0", "w1")}
+    # On either port; reads and writes, whose errors come on channels of their own.
+    failing: list[list[tuple[str | int, int]]] = [
+        [], [("weight", 16)], [], [], [(0, 6)], [], [(1, 8)], [],
+    ]  # fmt: skip
+    cases = [case(program, contents, failing=beats) for beats in failing]
+    before = 0
+    for given, found in zip(cases, run_cases(verilated, tmp_path, cases), strict=True):
+        # It outlives the run, and all that a host writes until it starts the next one.
+        assert found["status_before"] & BUS_ERROR == before
+        status = found["registers"]["status"]
+        before = BUS_ERROR if given["failing"] else 0
+        # The run goes on, with whatever came.
+        assert status & (HALTED | FAULTED | BUS_ERROR) == HALTED | before
+        copy = contents["w0"].copy()
+        if given["failing"] == [(0, 6)]:
+            copy[6:8] = 0
+        elif given["failing"] == [(1, 8)]:
+            copy[8:10] = contents["w1"][8:10]
+        assert found["windows"][1] == copy.tobytes()

@@ -34,7 +34,10 @@ _POLLS = 20_000
 @dataclass
 class AxiCase:
     """A run: the program, what stands in its windows, the registers to write, and the memories'
-    and the host's behaviour, stalls in percent of the cycles and extra delay in cycles."""
+    and the host's behaviour, stalls in percent of the cycles and extra delay in cycles.
+
+    `failing` names beats that the memories answer with an error, by the memory ("weight", or the
+    index of a window) and the beat's offset in it."""
 
     program: Program
     contents: dict[str, np.ndarray]
@@ -44,14 +47,17 @@ class AxiCase:
     delay: int = 0
     seed: int = 0
     acknowledge_all: bool = True
+    failing: list[tuple[str | int, int]] = field(default_factory=list)
 
 
 @dataclass
 class AxiOutcome:
-    """What a run left: final memories, registers by name, counters in the order asked for."""
+    """What a run left: final memories, registers by name, counters in the order asked for; and
+    `status_before`, what `status` was before the start, when all else was written."""
 
     weight: bytes
     windows: list[bytes]
+    status_before: int
     registers: dict[str, int]
     counters: list[int]
     syncs: list[int]
@@ -59,23 +65,27 @@ class AxiOutcome:
 
 
 class SlowMemory(SparseMemoryRegion):  # type: ignore[misc]
-    """A memory that takes up to `delay` more cycles for each access."""
+    """A memory that takes up to `delay` more cycles for each access, and does none of those that
+    begin at an address in `failing`: the slave answers them with SLVERR."""
 
     def __init__(self, clock: Any):
         super().__init__(size=2**64)
         self.clock, self.delay, self.rng = clock, 0, random.Random(0)
+        self.failing: set[int] = set()
 
-    async def _wait(self) -> None:
+    async def _wait(self, address: int) -> None:
         cycles = self.rng.randint(0, self.delay)
         if cycles:
             await ClockCycles(self.clock, cycles)
+        if address in self.failing:
+            raise OSError(f"the access of {address:#x} fails, as the case says")
 
     async def _read(self, address: int, length: int, **rest: Any) -> bytes:
-        await self._wait()
+        await self._wait(address)
         return bytes(await super()._read(address, length, **rest))
 
     async def _write(self, address: int, data: bytes, **rest: Any) -> None:
-        await self._wait()
+        await self._wait(address)
         await super()._write(address, data, **rest)
 
 
@@ -180,7 +190,13 @@ class Bench:
             await host.write(offset, value)
 
         await host.write("acknowledge_all", case.acknowledge_all)
+        for place, offset in case.failing:
+            if isinstance(place, int):
+                self.memories["host"].failing.add(WINDOW_BASES[place] + offset)
+            else:
+                self.memories[place].failing.add(WEIGHT_BASE + offset)
 
+        status_before = await host.read("status")
         await host.write("control", 0b11)
         refused = await self._probe_while_busy()
         syncs = []
@@ -208,12 +224,14 @@ class Bench:
             counters.append(low | await host.read("counter_high") << 32)
         for memory in self.memories.values():
             memory.delay = 0
+            memory.failing.clear()
         return AxiOutcome(
             weight=await self.memories["weight"].read(WEIGHT_BASE, program.weight_memory_bytes),
             windows=[
                 await self.memories["host"].read(base, window.size_bytes)
                 for base, window in zip(WINDOW_BASES, program.windows, strict=False)
             ],
+            status_before=status_before,
             registers=registers,
             counters=counters,
             syncs=syncs,
