@@ -49,7 +49,7 @@ def synchronize(
     SerialOrderNeededError
         The token limit is too low for this order.
     """
-    accesses = footprints(program, arch)
+    accesses = list(footprints(program, arch))
     paced: dict[int, set[int]] = {}
     for earlier, later in orders:
         paced.setdefault(later, set()).add(earlier)

@@ -4,7 +4,7 @@ A footprint is a set of disjoint intervals for each memory. Loops are never unro
 loops whose steps leave no gap collapse into one interval, the others are summed by numpy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,10 @@ TABLE_BYTES = 256
 """Bytes of a table with 8-bit entries."""
 TABLE_KNOTS = 257
 """16-bit entries of a table with interpolation."""
-_MOST_INTERVALS = 1 << 22
+MOST_PIECES = 1 << 22
+"""Intervals that are followed: of an instruction while it is worked out, and of a program's
+different footprints together. A product of 2048^3 has 40,000; an instruction of a stranger's could
+ask for 65535 * 65535."""
 
 
 def space_name(space: int) -> str:
@@ -112,8 +115,22 @@ class Footprint:
     reads: tuple[Region, ...]
     writes: tuple[Region, ...]
 
+    @property
+    def pieces(self) -> int:
+        """Number of intervals."""
+        return sum(region.starts.size for region in (*self.reads, *self.writes))
+
 
 Intervals = tuple[np.ndarray, np.ndarray]
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """The different ones of `values`, of which there is one or more, ascending.
+
+    `np.unique` hashes integers, which takes several times as long.
+    """
+    ordered = np.sort(values)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]
 
 
 def merge_intervals(starts: np.ndarray, ends: np.ndarray) -> Intervals:
@@ -166,10 +183,10 @@ def box(base: int, length: int, loops: Iterable[tuple[int, int]]) -> Intervals:
 
 
 def _limit(count: int) -> None:
-    if count > _MOST_INTERVALS:
+    if count > MOST_PIECES:
         raise InvalidProgramError(
             f"an instruction touches memory in {count} separate pieces or more; the checker "
-            f"follows at most {_MOST_INTERVALS}: split the instruction"
+            f"follows at most {MOST_PIECES}: split the instruction"
         )
 
 
@@ -225,22 +242,29 @@ def _footprint(instruction: Instruction, arch: Arch) -> Footprint:
     return Footprint(reads=(), writes=())
 
 
-def footprints(program: Iterable[Instruction], arch: Arch) -> list[Footprint]:
+def footprints(program: Iterable[Instruction], arch: Arch) -> Iterator[Footprint]:
     """The footprint of each instruction; equal ones, whatever their tokens, are one object.
 
     Raises
     ------
     InvalidProgramError
-        As `footprint` does.
+        In the place of the first footprint that has too many pieces, by itself or with those
+        before it: what a program of a few instructions makes its reader keep is bounded.
     """
     known: dict[int, Footprint] = {}
-    found = []
+    pieces = 0
     for item in program:
         key = item.word & ~_ORDER_BITS
         if key not in known:
             known[key] = footprint(item, arch)
-        found.append(known[key])
-    return found
+            pieces += known[key].pieces
+            if pieces > MOST_PIECES:
+                raise InvalidProgramError(
+                    f"the program up to here touches memory in {pieces} separate pieces; the "
+                    f"checker follows at most {MOST_PIECES}: let transfers have longer runs, or "
+                    "split the program"
+                )
+        yield known[key]
 
 
 def _transfer(i: Instruction) -> tuple[Region, Region]:
@@ -272,6 +296,7 @@ def _parts(count: int, live_last: int, live_full: int) -> list[tuple[int, int, i
 def _union(pieces: list[Intervals]) -> Intervals:
     if len(pieces) == 1:
         return pieces[0]
+    _limit(sum(starts.size for starts, _ in pieces))
     return merge_intervals(
         np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces])
     )
@@ -315,7 +340,7 @@ def _offsets_inside(count: int, step: int, start: int, window_step: int, limit: 
             total += positions.size
             _limit(total)
             pieces.append(positions * step + tap * tap_step)
-    return np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.int64)
+    return distinct(np.concatenate(pieces)) if pieces else np.zeros(0, np.int64)
 
 
 def _matmul(i: Instruction, arch: Arch) -> Footprint:
@@ -349,13 +374,15 @@ def _matmul(i: Instruction, arch: Arch) -> Footprint:
 def _inside(intervals: Intervals, limit: int) -> Intervals:
     """The parts within 0 .. limit - 1 modulo 2**32."""
     starts, ends = intervals
-    pieces = []
-    for turn in range(int(starts[0]) // ADDRESS_SPAN, int(ends[-1]) // ADDRESS_SPAN + 1):
-        low = np.maximum(starts, turn * ADDRESS_SPAN)
-        high = np.minimum(ends, turn * ADDRESS_SPAN + limit)
-        keep = low < high
-        pieces.append((low[keep] - turn * ADDRESS_SPAN, high[keep] - turn * ADDRESS_SPAN))
-    return _union(pieces)
+    turns = starts // ADDRESS_SPAN * ADDRESS_SPAN
+    starts, ends = starts - turns, ends - turns
+    keep = starts < limit
+    # What crosses the end goes on at 0, and then reaches its own start if it is a turn long.
+    rest = ends[(ends > ADDRESS_SPAN) & (limit > 0)] - ADDRESS_SPAN
+    return merge_intervals(
+        np.concatenate((starts[keep], np.zeros(rest.size, np.int64))),
+        np.minimum(np.concatenate((ends[keep], rest)), limit),
+    )
 
 
 def _vector(i: Instruction, arch: Arch) -> Footprint:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.faults import Unit
-from systol_sim.footprint import ACCUMULATORS, UB, Footprint, Region
+from systol_sim.footprint import ACCUMULATORS, UB, Footprint, Region, distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,11 @@ class Conflict:
     place: int
     kind: str
     """`"read after write"`, `"write after write"` or `"write after read"`."""
+
+
+_MOST_KEPT = 1 << 22
+"""Elements of all regions that are remembered: a region of two halves may have the elements of all
+others between its ends, so that without a limit they grow with the square of a program."""
 
 
 class Hazards:
@@ -43,9 +48,10 @@ class Hazards:
                 edges.setdefault(region.space, []).extend((region.starts, region.ends))
             written.update(region.space for region in item.writes)
         # What nobody writes conflicts with nothing.
-        self._edges = {s: np.unique(np.concatenate(edges[s])) for s in written}
+        self._edges = {s: distinct(np.concatenate(edges[s])) for s in written}
         self._last: dict[tuple[int, Unit, bool], np.ndarray] = {}
         self._segments_of: dict[Region, slice | np.ndarray] = {}
+        self._kept = 0
         self._written = {
             space: np.zeros(self._edges[space].size, bool)
             for space in (UB, ACCUMULATORS)
@@ -56,7 +62,11 @@ class Hazards:
         """Elements of the arrays of `region`'s memory; element k begins at edge k."""
         segments = self._segments_of.get(region)
         if segments is None:
-            segments = self._segments_of[region] = self._find_segments(region)
+            segments = self._find_segments(region)
+            size = 0 if isinstance(segments, slice) else segments.size
+            if self._kept + size <= _MOST_KEPT:
+                self._kept += size
+                self._segments_of[region] = segments
         return segments
 
     def _find_segments(self, region: Region) -> slice | np.ndarray:

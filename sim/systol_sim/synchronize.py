@@ -60,7 +60,7 @@ class _Synchronizer:
                  redundancy: float) -> None:
         self.arch, self.rng, self.redundancy = arch, rng, redundancy
         self.items = list(program)
-        self.footprints: list[Footprint] = footprints(program, arch)
+        self.footprints: list[Footprint] = list(footprints(program, arch))
         self.hazards = Hazards(self.footprints)
         self.ordering, self.tokens = Ordering(), Tokens()
         self.out: list[Instruction] = []

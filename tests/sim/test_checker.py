@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from memory_peak import with_peak
 from ordering_oracle import closure, conflicting_pairs, removals
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import InvalidProgramError
@@ -16,8 +17,9 @@ from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim.checker import check, find_violations
-from systol_sim.footprint import UB
+from systol_sim.footprint import UB, WINDOW, Footprint, Region
 from systol_sim.generate import generate
+from systol_sim.hazards import Hazards
 from systol_sim.machines import FUZZ_MACHINES
 
 NANO = PRESETS["nano"]
@@ -224,6 +226,48 @@ def test_hostile_counts_are_refused_at_once() -> None:
     tiles = instruction("read_weights", n_count=255, outer_count=255, inner_count=65535, k_last=8)
     takes = instruction("matmul", p_limit=0, k0_count=255, k1_count=255, k2_count=65535, k_last=8)
     assert find_violations(_program(tiles, takes)) == []
+
+
+def test_what_a_hostile_program_makes_the_checker_keep_is_bounded() -> None:
+    # Each reads 2**20 single bytes of a window; a thousand of them are a file of 64 KB.
+    scattered = [
+        instruction("read_host", memory_address=n, count0=1024, count1=1024, memory_stride0=2,
+                    memory_stride1=2049)
+        for n in range(12)
+    ]
+    program = make_program(
+        NANO, [*scattered, instruction("halt")], windows=(Window(name="w", size_bytes=1 << 24),)
+    )
+    (found,), peak = with_peak(lambda: find_violations(program))
+    # Besides 2**20 intervals, each load has one more, in the unified buffer.
+    assert (found.rule, found.pc) == ("9.6", 3)
+    assert "follows at most 4194304" in found.message
+    assert peak < 160 << 20, peak
+    # The same bytes read again are no further pieces.
+    assert {v.rule for v in find_violations(_program(*scattered[:1] * 12))} == {"9.6"}
+
+
+def test_hazards_remember_a_bounded_number_of_places() -> None:
+    fine = np.arange(1 << 17) * 4
+    halves = [np.array([0, (1 << 18) + n]) for n in range(60)]
+    prints = [
+        Footprint(reads=(), writes=(Region(space=WINDOW, starts=starts, ends=ends),))
+        for starts, ends in [
+            (fine, fine + 2), *((half, half + (1 << 18) - 64) for half in halves)
+        ]
+    ]
+
+    def conflicts() -> list[list[int]]:
+        hazards, found = Hazards(prints), []
+        for pc, item in enumerate(prints):
+            unit = (Unit.LOAD, Unit.STORE)[pc % 2]
+            found.append([conflict.earlier for conflict in hazards.conflicts(unit, item)])
+            hazards.add(pc, unit, item)
+        return found
+
+    found, peak = with_peak(conflicts)
+    assert found == [[], *([pc] for pc in range(60))]
+    assert peak < 64 << 20, peak
 
 
 # What each further access conflicts with

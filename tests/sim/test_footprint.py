@@ -4,12 +4,14 @@ test_every_operation.py compares each operation's footprint with what its loops 
 """
 
 import itertools
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_hw.isa import instruction
+from systol_sim import footprint as footprint_module
 from systol_sim.footprint import (
     UB,
     WINDOW,
@@ -51,6 +53,22 @@ def test_box_is_the_union_of_its_runs(
     found = [place for a, b in zip(starts, ends, strict=True) for place in range(a, b)]
     assert found == sorted(expected)
     assert (starts[1:] > ends[:-1]).all(), "intervals must be disjoint and not touch"
+
+
+@given(
+    st.lists(st.tuples(st.integers(-30, 30), st.integers(1, 40)), min_size=1, max_size=4),
+    st.integers(0, 16),
+)
+def test_what_is_inside_a_row_is_so_modulo_the_address_span(
+    pieces: list[tuple[int, int]], limit: int
+) -> None:
+    with mock.patch.object(footprint_module, "ADDRESS_SPAN", 16):
+        region = _region(pieces)
+        starts, ends = footprint_module._inside((region.starts, region.ends), limit)
+    found = [place for a, b in zip(starts, ends, strict=True) for place in range(a, b)]
+    expected = {place % 16 for start, length in pieces for place in range(start, start + length)}
+    assert found == sorted(place for place in expected if place < limit)
+    assert (starts < ends).all()
 
 
 _INTERVALS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), min_size=1, max_size=8)
