@@ -1,5 +1,6 @@
 """A compiled model: what the compiler makes, a binary holds and the runtime runs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -158,7 +159,7 @@ def check_model(model: CompiledModel) -> None:
         ("input", [item.name for item in model.inputs]),
         ("output", [item.name for item in model.outputs]),
     ):
-        twice = {name for name in names if names.count(name) > 1}
+        twice = {name for name, count in Counter(names).items() if count > 1}
         require(not twice, f"two {what}s are called {min(twice, default='')!r}")
     for name in _names(model):
         require(

@@ -1,8 +1,10 @@
 """Damaged and forged binaries: one clear error, whatever was done to the file."""
 
+import dataclasses
 import hashlib
 import json
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory_peak import with_peak
 from systol.selftest import tiny_model
 from systol_compiler.binary import elf
-from systol_compiler.binary.reader import load, parse
+from systol_compiler.binary.reader import load, parse, read_sections
 from systol_compiler.binary.writer import chunks
 from systol_hw.errors import BinaryFormatError, InputError
 
@@ -236,6 +239,39 @@ def test_deep_nesting_and_long_numbers_are_refused() -> None:
     for text in (b"[" * size, b"9" * size, b'{"a":' * (size // 5), b"\xff" * size):
         data = GOOD[:offset] + text.ljust(size) + GOOD[offset + size :]
         refuse(seal(data))
+
+
+def test_names_take_time_in_proportion_to_their_number() -> None:
+    model = tiny_model()
+    outputs = tuple(dataclasses.replace(model.outputs[0], name=f"y{n}") for n in range(16_000))
+    began = time.process_time()
+    many = dataclasses.replace(model, outputs=outputs)
+    # Comparing each name with each other takes 4 seconds.
+    assert time.process_time() - began < 1
+    with pytest.raises(InputError, match="two outputs are called 'y7'"):
+        dataclasses.replace(many, outputs=(*outputs, outputs[7]))
+
+
+def test_names_of_sections_that_share_their_bytes_take_no_memory() -> None:
+    count, size = 1000, 1 << 16
+    strings = b"a" * (size - 1) + b"\0"
+    at = elf.NOTE_OFFSET + elf.NOTE_BYTES
+    table = at + size
+    entries = [
+        elf.SECTION.pack(n, elf.SHT_PROGBITS, 0, 0, at, 0, 0, 0, elf.ALIGNMENT, 0)
+        for n in range(count - 1)
+    ]
+    entries.append(elf.SECTION.pack(0, elf.SHT_STRTAB, 0, 0, at, size, 0, 0, elf.ALIGNMENT, 0))
+    data = b"".join([
+        elf.pack_header(section_table_offset=table, sections=count),
+        elf.pack_note(bytes(elf.DIGEST_BYTES)), strings, *entries,
+    ])  # fmt: skip
+
+    def read() -> None:
+        with pytest.raises(BinaryFormatError, match="or has a name"):
+            read_sections(memoryview(data))
+
+    assert with_peak(read)[1] < 2 << 20
 
 
 def forge_host(change: Callable[[onnx.ModelProto], None]) -> bytes:

@@ -20,6 +20,8 @@ from systol_compiler.model import CompiledModel
 from systol_hw.errors import BinaryFormatError, InputError
 
 _STEP = 1 << 20
+_MAX_SECTION_NAME = 32
+"""Characters; names may share their bytes, so that long ones would add up to more than the file."""
 _REMEDY = "compile the model again, or fetch the file again"
 
 
@@ -119,10 +121,13 @@ def read_sections(data: memoryview) -> dict[str, elf.Section]:
     strings = bytes(data[entries[-1][4] : entries[-1][4] + entries[-1][5]])
     sections: dict[str, elf.Section] = {}
     for entry in entries[1:]:
-        end = strings.find(b"\0", entry[0])
+        end = strings.find(b"\0", entry[0], entry[0] + _MAX_SECTION_NAME + 1)
         name = strings[entry[0] : end].decode("ascii", "replace") if end >= 0 else ""
         if not name or name in sections:
-            raise BinaryFormatError("two sections have one name, or one has none")
+            raise BinaryFormatError(
+                "two sections have one name, or one has none, or has a name of more than "
+                f"{_MAX_SECTION_NAME} characters"
+            )
         sections[name] = elf.Section(
             name=name, type=entry[1], flags=entry[2], offset=entry[4], size=entry[5]
         )

@@ -33,10 +33,13 @@ def select(model: CompiledModel, name: str | None) -> tuple[MachineSegment, ...]
 def annotate(segment: MachineSegment) -> str:
     """The program text, with a comment where a layer begins."""
     head, _, code = format_program(segment.program).partition("\n.code\n")
-    lines = code.splitlines()
-    for item in reversed(segment.layers):
+    comments = {}
+    for item in segment.layers:
         nodes = ", ".join(item.source_nodes)
-        lines.insert(item.first, f"; {item.layer}" + (f"  (from {nodes})" if nodes else ""))
+        comments[item.first] = f"; {item.layer}" + (f"  (from {nodes})" if nodes else "")
+    lines: list[str] = []
+    for pc, line in enumerate(code.splitlines()):
+        lines += [comments[pc], line] if pc in comments else [line]
     return f"{head}\n.code\n" + "".join(f"{line}\n" for line in lines)
 
 
