@@ -1,10 +1,10 @@
 """Looks for a difference between the executors of one source tree; `systol_sim.mutants` runs it.
 
-`python -m systol_sim.mutant_trial rtl|sim RECORD [UNCHANGED]`, with the tree under test on the
-path, writes to the JSON file RECORD what it does before it does it, and so tells its caller even by
-dying: a check that takes too long is ended by a timer's signal, whose default action works inside
-compiled code too. The hardware's trial leaves its machines in its working directory. UNCHANGED is
-the directory in which that of the unchanged sources did so.
+`python -m systol_sim.mutant_trial rtl|sim|checker RECORD [UNCHANGED]`, with the tree under test on
+the path, writes to the JSON file RECORD what it does before it does it, and so tells its caller
+even by dying: a check that takes too long is ended by a timer's signal, whose default action works
+inside compiled code too. The hardware's trial leaves its machines in its working directory.
+UNCHANGED is the directory in which that of the unchanged sources did so.
 """
 
 import contextlib
@@ -42,6 +42,7 @@ from systol_sim.fuzz import Executor, compare_executors, refer, simulate, step
 from systol_sim.generate import Case, generate, overflow_program
 from systol_sim.machines import FUZZ_MACHINES
 from systol_sim.mutation import (
+    CHECKER_TESTS,
     EQUIVALENT,
     FIRST_TEST,
     KILLED,
@@ -51,6 +52,7 @@ from systol_sim.mutation import (
     RTL,
     SAME,
     SIM,
+    TARGETS,
 )
 from systol_sim.results import RunResult
 from systol_sim.verilated import build, run
@@ -244,8 +246,8 @@ class _Failures:
             self.names.append(report.nodeid.rpartition("::")[2])
 
 
-def _test(record: _Record, module: str) -> None:
-    """Run a module of `tests/sim`.
+def _test(record: _Record, module: str, marks: str = "not verilator") -> None:
+    """Run those tests of a module of `tests` that `marks` does not leave out.
 
     Raises
     ------
@@ -253,27 +255,28 @@ def _test(record: _Record, module: str) -> None:
         If one of its tests fails.
     """
     root = Path(systol_sim.__file__).parents[2]
-    with record.check(module, TEST_SECONDS):
+    name = module.rpartition("/")[2]
+    with record.check(name, TEST_SECONDS):
         failures = _Failures()
         options = [
-            "-q", "-x", "-m", "not verilator", "--import-mode=importlib", "-p", "no:cacheprovider",
+            "-q", "-x", "-m", marks, "--import-mode=importlib", "-p", "no:cacheprovider",
             "--hypothesis-seed=0", "--rootdir", str(root), "-c", str(root / "pytest.ini"),
         ]
         # It does not know the mark; its words are none of ours.
         with contextlib.redirect_stdout(io.StringIO()):
-            path = root / "tests" / "sim" / f"{module}.py"
+            path = root / "tests" / f"{module}.py"
             status = pytest.main([*options, str(path)], plugins=[failures])
     if status == pytest.ExitCode.TESTS_FAILED:
         raise _Difference(f"{failures.names[0]} fails")
     if status != pytest.ExitCode.OK:
-        raise _Difference(f"{module} cannot be collected")
+        raise _Difference(f"{name} cannot be collected")
 
 
 def try_simulator(record: _Record) -> str:
     """Hold the simulator against micro-programs, the RTL, its own stepping, and the reference; then
     see whether it still jumps as far as it did."""
     _compile(record)
-    _test(record, FIRST_TEST)
+    _test(record, f"sim/{FIRST_TEST}")
     _prepare_build()
     executors = {"rtl": _rtl, "sim": simulate, "sim-stepped": step, "reference": refer}
     for arch in MACHINES:
@@ -286,12 +289,19 @@ def try_simulator(record: _Record) -> str:
             seed = _seed(arch, number)
             _compare(record, f"{arch.name}, valid program {seed}", generate(arch, seed), own)
     for module in LAST_TESTS:
-        _test(record, module)
+        _test(record, f"sim/{module}")
     arch = MACHINES[1]
     _compare(
         record, f"{arch.name}, accumulator overflow", overflow_program(arch),
         {"rtl": _rtl, "sim": simulate}, OVERFLOW_SECONDS,
     )
+    return PASSED
+
+
+def try_checker(record: _Record) -> str:
+    """Run the tests of what the checker refuses, and of what instructions touch."""
+    for module in CHECKER_TESTS:
+        _test(record, module, "not verilator and not slow")
     return PASSED
 
 
@@ -302,7 +312,10 @@ def main(arguments: Sequence[str]) -> int:
     record = _Record(Path(path))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
-        outcome = try_rtl(record, unchanged) if target == RTL else try_simulator(record)
+        if target == RTL:
+            outcome = try_rtl(record, unchanged)
+        else:
+            outcome = try_simulator(record) if target == SIM else try_checker(record)
     except _Difference as difference:
         outcome = KILLED
         record.write(by=str(difference))
@@ -313,7 +326,7 @@ def main(arguments: Sequence[str]) -> int:
         outcome = KILLED
         record.write(by=f"{type(error).__name__}: {error}")
     record.write(outcome=outcome)
-    assert target in (RTL, SIM)
+    assert target in TARGETS
     return 0
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from systol_hw.errors import DifferenceError, InputError
 from systol_sim.mutation import (
+    CHECKER,
+    CHECKER_TESTS,
     EQUIVALENT,
     FIRST_TEST,
     KILLED,
@@ -35,11 +37,26 @@ CRASHED = "crashed"
 DISCARDED = frozenset({NOT_BUILT, SAME, EQUIVALENT})
 """Outcomes of mutants that do not count."""
 _TRIAL_SECONDS = 1800
-_SOURCES = ("hw/systol_hw", "sim/systol_sim")
-_TEST_FILES = (
-    *(f"tests/sim/{module}.py" for module in (FIRST_TEST, *LAST_TESTS)), "docs/microprograms.md",
+_SOURCES = (
+    "hw/systol_hw", "sim/systol_sim", "compiler/systol_compiler", "runtime/systol", "tests/shared",
 )
-_PYTEST_OPTIONS = "[pytest]\nmarkers =\n    verilator: builds and runs the RTL\n"
+_TEST_FILES = (
+    *(f"tests/sim/{module}.py" for module in (FIRST_TEST, *LAST_TESTS)),
+    *(f"tests/{module}.py" for module in CHECKER_TESTS),
+    "docs/microprograms.md",
+)
+_PYTEST_OPTIONS = """\
+[pytest]
+markers =
+    verilator: builds and runs the RTL
+    slow: left out
+"""
+# An example that compiles something first takes long, and is no mistake.
+_CONFTEST = """\
+from hypothesis import settings
+settings.register_profile("mutants", deadline=None)
+settings.load_profile("mutants")
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +144,7 @@ class Workshop:
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, self.base / name)
         (self.base / "pytest.ini").write_text(_PYTEST_OPTIONS, "utf-8")
+        (self.base / "tests" / "conftest.py").write_text(_CONFTEST, "utf-8")
 
     def check_base(self, target: str) -> float:
         """Try the unchanged sources, which must pass; the seconds that it takes.
@@ -151,11 +169,13 @@ class Workshop:
         with tempfile.TemporaryDirectory(dir=self.directory) as name:
             scratch = Path(name)
             tree = scratch / "tree"
-            if mutant.target == SIM:
-                shutil.copytree(self.base, tree)
-            else:
+            if mutant.target == RTL:
                 # The simulator is the right one, and stays compiled.
                 shutil.copytree(self.base / "hw", tree / "hw")
+            else:
+                for folder in ("sim", "tests", "docs"):
+                    shutil.copytree(self.base / folder, tree / folder)
+                shutil.copy(self.base / "pytest.ini", tree)
             module = tree / mutant.path
             module.write_text(mutant.apply(module.read_text("utf-8")), "utf-8")
             record = self._run(mutant.target, tree, scratch / "cache", changed=True)
@@ -175,8 +195,10 @@ class Workshop:
     def _run(self, target: str, tree: Path, cache: Path, *, changed: bool) -> dict[str, Any]:
         """One trial of `tree`, completed by the sources that it does not change."""
         base_cache = self._base_cache
-        folder = {RTL: "hw", SIM: "sim"}[target]
-        roots = {name: self.base / name for name in ("hw", "sim")}
+        folder = {RTL: "hw", SIM: "sim", CHECKER: "sim"}[target]
+        roots = {
+            name: self.base / name for name in ("hw", "sim", "compiler", "runtime", "tests/shared")
+        }
         roots[folder] = tree / folder
         # What does not change keeps its cache: models for a simulator's mutant, compiled steps for
         # the hardware's.

@@ -1,4 +1,4 @@
-"""Plants mistakes in the hardware and the simulator, one at a time, and counts those found.
+"""Plants mistakes in hardware, simulator and checker, one at a time, and counts those found.
 
 `python -m systol_sim.mutants --mutants 30 --seed 1` makes mutants (`systol_sim.mutation`) of a copy
 of the sources (`systol_sim.mutant_workshop`) and lets each be tried (`systol_sim.mutant_trial`) in
@@ -188,11 +188,12 @@ def _save(path: Path, trials: Sequence[Trial]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m systol_sim.mutants",
-        description="Plant mistakes in the hardware and the simulator and count those found.",
+        description="Plant mistakes in hardware, simulator or checker and count those found.",
     )
     parser.add_argument("--mutants", type=int, default=30, help="how many (30)")
     parser.add_argument("--seed", type=int, default=1, help="which ones (1)")
-    parser.add_argument("--target", choices=(*TARGETS, "both"), default="both")
+    parser.add_argument("--target", choices=(*TARGETS, "both"), default="both",
+                        help="where; both are rtl and sim, in halves (both)")  # fmt: skip
     parser.add_argument(
         "--processes", type=int, default=2, help="trials side by side (2)", metavar="N"
     )

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-RTL, SIM = "rtl", "sim"
-TARGETS = (RTL, SIM)
+RTL, SIM, CHECKER = "rtl", "sim", "checker"
+TARGETS = (RTL, SIM, CHECKER)
 PASSED, KILLED, NOT_BUILT = "passed", "killed", "not built"
 SAME, EQUIVALENT = "same hardware", "equivalent"
 """Outcomes of a trial. `NOT_BUILT`: the RTL does not elaborate or compile, or the simulator cannot
@@ -26,8 +26,15 @@ nothing killed it, and the RTL was proved to be the same machine (`systol_hw.for
 FIRST_TEST = "test_microprograms"
 LAST_TESTS = ("test_streams", "test_instruction_table", "test_values", "test_simulator")
 """Modules of `tests/sim` that a trial of the simulator runs, before all else and at its end."""
+CHECKER_TESTS = (
+    "sim/test_footprint", "sim/test_checker", "sim/test_progress", "compiler/test_tokens",
+    "sim/test_every_operation",
+)
+"""Modules of `tests` that a trial of the checker runs, the slowest last."""
 
-_FOLDERS: Mapping[str, str] = {RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim"}
+_FOLDERS: Mapping[str, str] = {
+    RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim", CHECKER: "sim/systol_sim",
+}
 # No hardware of a machine's own comes from these.
 _NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
 _AXI = "axi"
@@ -38,6 +45,8 @@ _SIMULATOR = (
     "taps", "values", "matrix_kernels", "matrix_plan", "matrix_values", "vector_kernels",
     "transfer_kernels", "instruction_table", "instruction_bounds",
 )
+# What decides whether a program is valid.
+_CHECKER = ("checker", "footprint", "hazards", "ordering", "progress")
 
 
 def modules(root: Path, target: str) -> tuple[str, ...]:
@@ -49,12 +58,15 @@ def modules(root: Path, target: str) -> tuple[str, ...]:
         The project's checkout.
     target
         `RTL`: every module of a machine's hardware; the shims to other buses are not part of one.
-        `SIM`: what decides the simulator's times and values.
+        `SIM`: what decides the simulator's times and values. `CHECKER`: what decides whether a
+        program is valid.
     """
     folder = _FOLDERS[target]
     names = sorted(path.stem for path in (root / folder).glob("*.py"))
     if target == SIM:
         chosen = [name for name in names if name.startswith(_SIMULATOR)]
+    elif target == CHECKER:
+        chosen = [name for name in names if name in _CHECKER]
     else:
         chosen = [n for n in names if n not in _NOT_HARDWARE and not n.startswith(_AXI)]
     return tuple(f"{folder}/{name}.py" for name in chosen)
@@ -81,7 +93,7 @@ class Mutant:
     Parameters
     ----------
     target
-        `"rtl"` or `"sim"`.
+        `"rtl"`, `"sim"` or `"checker"`.
     path
         Of the module, below the project's root.
     line
@@ -290,6 +302,12 @@ class _Finder(ast.NodeVisitor):
         elif not self.hardware:
             self._replace("statement dropped", node, "pass")
         self.visit(node.value)
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        # A rule that is not reported, or an access that is not noted.
+        if self.target == CHECKER and isinstance(node.value, (ast.Call, ast.Yield, ast.YieldFrom)):
+            self._replace("statement dropped", node, "pass")
+        self.generic_visit(node)
 
     def _drop_members(self, statements: ast.List) -> None:
         for member in statements.elts:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from systol_hw.errors import InputError
-from systol_sim.mutation import RTL, SIM, Mutant, mutants_of
+from systol_sim.mutation import CHECKER, RTL, SIM, Mutant, mutants_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,26 @@ EXPLAINED: tuple[Survivor, ...] = (
         "looked at first only if the matrix has claimed banks exactly a multiple of 2,048 times, "
         "and a few more, before anything looks at them.",
     ),
+    Survivor(
+        target=CHECKER,
+        path="sim/systol_sim/footprint.py",
+        text="if self.space != other.space or self.first > other.last or other.first > self.last:",
+        before="self.first > other.last or other.first > self.last",
+        after="self.first > other.last and other.first > self.last",
+        why="regions that lie apart are no longer recognized beforehand, and the search that "
+        "follows finds no place that both have.",
+    ),
+    Survivor(
+        target=CHECKER,
+        path="sim/systol_sim/progress.py",
+        text="self.left: dict[Unit, int] = dict.fromkeys(UNITS, 0)",
+        before="0",
+        after="1",
+        why="the tiles that a unit has left are set when it becomes active, and not looked at "
+        "before.",
+    ),
 )
-"""Every survivor that is explained, hardware first."""
+"""Every survivor that is explained, by target."""
 
 
 def explained(root: Path) -> dict[Mutant, Survivor]:
@@ -128,10 +146,10 @@ def survivors_text() -> str:
 def _items() -> Iterator[str]:
     for survivor in EXPLAINED:
         which = _ordinal(survivor.occurrence) if survivor.occurrence > 1 else ""
-        after = f"`{survivor.after}`" if survivor.after else "nothing"
+        before, after = (" ".join(text.split()) for text in (survivor.before, survivor.after))
         yield (
-            f"- `{Path(survivor.path).stem}`, `{survivor.text}`: the {which}`{survivor.before}` "
-            f"becomes {after}; {survivor.why}"
+            f"- `{Path(survivor.path).stem}`, `{survivor.text}`: the {which}`{before}` becomes "
+            f"`{after}`; {survivor.why}"
         )
 
 

@@ -21,6 +21,7 @@ from systol_sim.footprint import UB, WINDOW, Footprint, Region
 from systol_sim.generate import generate
 from systol_sim.hazards import Hazards
 from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.ordering import Ordering, Tokens
 
 NANO = PRESETS["nano"]
 LOAD, STORE, WEIGHTS, MATRIX, VECTOR = (1 << n for n in range(5))
@@ -422,6 +423,26 @@ def test_without_a_token_the_order_must_still_follow(seed: int, arch: Arch) -> N
             return
         found = find_violations(_with_code(program, changed))
         assert any(v.rule == "9.2" for v in found) == _unordered(changed, arch)
+
+
+@hypothesis_settings(max_examples=30)
+@given(st.integers(0, 1 << 30), st.sampled_from(FUZZ_MACHINES))
+def test_clocks_say_all_that_brute_force_does(seed: int, arch: Arch) -> None:
+    """Of any two instructions, also where no conflict asks for their order."""
+    items = _decoded(generate(arch, seed, instructions=25).program)
+    ordering, tokens = Ordering(), Tokens()
+    for pc, item in enumerate(items):
+        ordering.add(item, tokens.sources(item, pc)[0])
+        tokens.signal(item, pc)
+    edge = closure(items).edge
+    units = [pc for pc, item in enumerate(items) if item.unit is not Unit.CONTROL]
+    for j in units:
+        start, end = ordering.start[j], ordering.end[j]
+        assert start[Unit.CONTROL] == end[Unit.CONTROL] == 0
+        for i in units:
+            assert ordering.ends_before(i, start) == edge[2 * i + 1, 2 * j], (i, j)
+            # By its own end an instruction has ended.
+            assert ordering.ends_before(i, end) == (edge[2 * i + 1, 2 * j + 1] or i == j), (i, j)
 
 
 def test_most_tokens_are_necessary() -> None:

@@ -14,6 +14,7 @@ from systol_sim import mutants, survivors
 from systol_sim.mutant_workshop import Trial, Workshop
 from systol_sim.mutants import campaign, format_summary
 from systol_sim.mutation import (
+    CHECKER,
     FIRST_TEST,
     KILLED,
     PASSED,
@@ -93,6 +94,21 @@ def test_what_simulators_have_of_their_own() -> None:
     }
 
 
+def test_what_the_checker_has_of_its_own() -> None:
+    source = "def f():\n    'Text.'\n    found.append(a)\n    yield b\n    c(d)[e] = g()\n"
+    assert _changes(source, CHECKER) == {
+        ("statement dropped", "found.append(a) -> pass"),
+        ("statement dropped", "yield b -> pass"),
+        ("statement dropped", "c(d)[e] = g() -> pass"),
+    }
+    assert _changes(source, SIM) == {("statement dropped", "c(d)[e] = g() -> pass")}
+
+
+def test_the_checker_and_the_simulator_share_no_module() -> None:
+    names = {target: set(modules(ROOT, target)) for target in (SIM, CHECKER)}
+    assert len(names[CHECKER]) == 5 and not names[SIM] & names[CHECKER]
+
+
 @pytest.mark.parametrize("path", ["hw/systol_hw/rtl/fetch.py", "sim/systol_sim/vector_kernels.py"])
 def test_mutants_parse_and_differ(path: str) -> None:
     source = (ROOT / path).read_text("utf-8")
@@ -105,7 +121,7 @@ def test_mutants_parse_and_differ(path: str) -> None:
         assert source.count("\n", 0, mutant.offset) == mutant.line - 1
 
 
-@pytest.mark.parametrize("target", [RTL, SIM])
+@pytest.mark.parametrize("target", [RTL, SIM, CHECKER])
 def test_selection_is_deterministic_and_spread(target: str) -> None:
     turn = max(24, len(modules(ROOT, target)))
     first = list(itertools.islice(select(ROOT, target, 1), turn))
@@ -117,11 +133,11 @@ def test_selection_is_deterministic_and_spread(target: str) -> None:
     assert len({m.operator for m in first}) >= 6
 
 
-def _mutant(path: str, before: str, after: str) -> Mutant:
+def _mutant(path: str, before: str, after: str, target: str = SIM) -> Mutant:
     """The mutant that changes a text, where it first stands."""
     offset = (ROOT / path).read_text("utf-8").index(before)
     return Mutant(
-        target=SIM, path=path, line=1, operator="by hand", before=before, after=after,
+        target=target, path=path, line=1, operator="by hand", before=before, after=after,
         offset=offset,
     )
 
@@ -264,3 +280,17 @@ def test_simulator_mutants_are_found(tmp_path: Path) -> None:
     assert workshop.try_mutant(endless).killed
     # Nothing is left of either.
     assert {path.name for path in tmp_path.iterdir()} <= {"base", "base-cache"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform == "win32", reason="trials end by a timer's signal")
+def test_checker_mutants_are_found(tmp_path: Path) -> None:
+    workshop = Workshop(ROOT, tmp_path)
+    wrong = _mutant(
+        "sim/systol_sim/checker.py", "ordering.ends_before(conflict.earlier, start)",
+        "conflict.earlier", CHECKER,
+    )
+    trial = workshop.try_mutant(wrong)
+    assert (trial.outcome, trial.check) == (KILLED, "test_checker"), trial
+    assert workshop.check_base(CHECKER) > 0

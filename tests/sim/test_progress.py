@@ -4,16 +4,18 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from systol_hw.arch import Arch
+from systol_hw.arch import PRESETS, Arch
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction
 from systol_sim.faulting import generate_faulting
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.progress import UNITS, find_stuck, tile_count
+from systol_sim.progress import UNITS, TileStream, find_stuck, tile_count
+
+NANO = PRESETS["nano"]
 
 
 def _random_run(program: Sequence[Instruction], arch: Arch, rng: random.Random) -> int | None:
@@ -108,3 +110,57 @@ def test_what_is_missing_is_named() -> None:
     assert stuck is not None
     assert stuck.next_pc == 1
     assert stuck.blocked == ((Unit.VECTOR, 0, "a token of load"),)
+
+
+def _live_rows(item: Instruction, rows: int) -> list[int]:
+    """Live rows of each tile that `item` loads or takes."""
+    period = item["inner_count" if item.unit is Unit.WEIGHTS else "k2_count"]
+    last = item["k_last"]
+    return [rows if i % period < period - 1 else last for i in range(tile_count(item))]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.integers(1, 3), st.integers(1, 3), st.sampled_from([3, NANO.rows])
+        ),
+        max_size=8,
+    )
+)
+# Tiles of 8, 8 and 3 rows, which are not taken as they were loaded.
+@example([(True, 3, 2, 3), (False, 1, 2, 8), (False, 1, 1, 3), (False, 3, 1, 3)])
+@example([(True, 3, 1, 3), (True, 3, 1, 3), (False, 1, 1, 8), (False, 2, 1, 3), (False, 3, 1, 3)])
+def test_tiles_that_pass_are_those_of_plain_lists(
+    parts: list[tuple[bool, int, int, int]]
+) -> None:
+    stream = TileStream(NANO)
+    waiting: deque[tuple[int, int]] = deque()  # live rows, and who loads them
+    for pc, (loads, period, turns, last) in enumerate(parts):
+        if loads:
+            item = instruction("read_weights", inner_count=period, n_count=turns, k_last=last)
+            stream.append(item, pc)
+            waiting.extend((rows, pc) for rows in _live_rows(item, NANO.rows))
+            continue
+        item = instruction("matmul", k2_count=period, k1_count=turns, k_last=last)
+        expected: tuple[int | None, str] | None = None
+        wanted = _live_rows(item, NANO.rows)
+        for number, rows in enumerate(wanted):
+            if not waiting:
+                left = len(wanted) - number
+                expected = (None, f"takes {left} tiles more than are loaded")
+                break
+            if waiting[0][0] != rows:
+                found = waiting[0]
+                expected = (
+                    found[1], f"expects a tile of {rows} live rows and finds {found[0]}"
+                )
+                break
+            waiting.popleft()
+        error = stream.take(item, pc)
+        assert (error and (error.loader, error.message)) == expected
+        if error:
+            return
+    over = stream.left_over()
+    assert (over and over.pc) == (waiting[0][1] if waiting else None)
+    if over:
+        assert f"({len(waiting)} are left over)" in over.message
