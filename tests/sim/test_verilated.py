@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import os
 import random
 from fractions import Fraction
 from pathlib import Path
@@ -232,6 +233,23 @@ def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(MissingToolError, match="apt install g"):
         build.require_tools()
+
+
+def test_a_compiler_that_fails_is_a_tool_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found, but compiles nothing; its last words are the message's."""
+    compiler = tmp_path / "bin" / "g++"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\necho first >&2\necho 'cannot execute cc1plus' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(compiler.parent), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    anything = f"module {build.TOP}; endmodule"
+    monkeypatch.setattr("systol_hw.rtl.emit.convert_verilog", lambda *_: anything)
+    build.model_library.cache_clear()
+    with pytest.raises(MissingToolError, match=r"first\n  cannot execute cc1plus\n.*\.log$"):
+        build.model_library(NANO, packed=True)
 
 
 def _library(_: int) -> str:

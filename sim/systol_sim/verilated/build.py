@@ -45,6 +45,9 @@ takes a time to build that grows faster than its size."""
 FST_HEADERS = ("zlib.h", "lz4.h")
 FST_LIBRARIES = ("lz4", "z")
 """What Verilator's writer of FST files is built on."""
+COMPILER = "g++"
+LAST_LINES = 5
+"""How much of a failing compiler's output a message repeats."""
 BUILD_JOBS = 2
 BUILD_SECONDS = 3600
 
@@ -75,7 +78,7 @@ def require_tools(*, hierarchical: bool = False, waves: str = "") -> None:
     MissingToolError
         With the command that installs what is missing.
     """
-    if shutil.which("g++") is None:
+    if shutil.which(COMPILER) is None:
         raise MissingToolError(
             "building the RTL needs g++, which is not on the path; on Debian and Ubuntu: "
             "apt install g++"
@@ -105,7 +108,7 @@ def _has_headers(names: tuple[str, ...]) -> bool:
     """Whether g++ finds the headers."""
     source = "".join(f"#include <{name}>\n" for name in names)
     done = subprocess.run(
-        ["g++", "-x", "c++", "-E", "-"], input=source, capture_output=True, text=True, check=False
+        [COMPILER, "-x", "c++", "-E", "-"], input=source, capture_output=True, text=True, check=False
     )
     return done.returncode == 0
 
@@ -125,9 +128,10 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
     Raises
     ------
     MissingToolError
-        If g++, Amaranth, the verilator package, or what a waveform format needs is not installed.
+        If g++, Amaranth, the verilator package, or what a waveform format needs is not installed,
+        or g++ fails.
     DifferenceError
-        If the generated sources do not compile.
+        If Verilator refuses the generated Verilog.
     """
     hierarchical = arch.macs_per_cycle > LARGEST_FLAT_MACS
     require_tools(hierarchical=hierarchical, waves=waves)
@@ -253,7 +257,7 @@ def _build(verilog: str, library: Path, build: _Build) -> None:
         (model / "harness.cpp").write_text(harness_source(), "utf-8")
         objects = _compile(model, root / "include", log, build)
         built = scratch / "model.so"
-        _call(["g++", "-shared", "-pthread", *objects, *build.libraries, "-o", str(built)], log)
+        _call([COMPILER, "-shared", "-pthread", *objects, *build.libraries, "-o", str(built)], log)
         os.replace(built, library)
 
 
@@ -283,7 +287,7 @@ def _compile(model: Path, include: Path, log: Path, build: _Build) -> list[str]:
         if path.parent == include:
             output = model / output.name
         options = [*build.compiler_flags, level, *includes]
-        _call(["g++", *options, "-c", str(path), "-o", str(output)], log)
+        _call([COMPILER, *options, "-c", str(path), "-o", str(output)], log)
         return str(output)
 
     with ThreadPoolExecutor(BUILD_JOBS) as pool:
@@ -291,16 +295,33 @@ def _compile(model: Path, include: Path, log: Path, build: _Build) -> list[str]:
 
 
 def _call(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run one step of a build; keeps its output in `log` if it fails."""
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False,
-        timeout=BUILD_SECONDS,
-    )  # fmt: skip
-    if done.returncode:
-        output = done.stdout + done.stderr
-        log.write_text(output, "utf-8")
-        errors = [line for line in output.splitlines() if "rror" in line] or ["no message"]
-        raise DifferenceError(
-            f"the RTL did not build: {Path(command[0]).name} says {errors[0].strip()!r}; the "
-            f"whole log is {log}"
+    """Run one step of a build; keeps its output in `log` if it fails.
+
+    Verilator judges the Verilog, which is Systol's own. g++ compiles what Verilator wrote: if it
+    fails, it is the one at fault, or has no memory or disk left.
+    """
+    tool = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace",
+            check=False, timeout=BUILD_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise MissingToolError(
+            f"the RTL was not built: {tool} did not end within {BUILD_SECONDS} s"
+        ) from error
+    if not done.returncode:
+        return
+    output = done.stdout + done.stderr
+    log.write_text(output, "utf-8")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if tool == COMPILER:
+        says = "\n  ".join(lines[-LAST_LINES:]) or f"nothing, and ended with {done.returncode}"
+        raise MissingToolError(
+            f"the RTL was not built, for want of a C++ compiler that works: {tool} says\n  {says}\n"
+            f"The whole log is {log}"
         )
+    errors = [line for line in lines if "rror" in line] or ["no message"]
+    raise DifferenceError(
+        f"the RTL did not build: {tool} says {errors[0]!r}; the whole log is {log}"
+    )
