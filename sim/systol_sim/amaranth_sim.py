@@ -22,7 +22,7 @@ from systol_sim.run_setup import (
     rows_of_accumulators,
     used_tags,
 )
-from systol_sim.waves import waves_format
+from systol_sim.waves import not_written, waves_format
 
 
 def run(
@@ -80,8 +80,13 @@ def run(
     simulator = Simulator(machine)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench.execute)
-    with contextlib.nullcontext() if waves is None else simulator.write_vcd(str(waves)):
-        simulator.run()
+    try:
+        with contextlib.nullcontext() if waves is None else simulator.write_vcd(str(waves)):
+            simulator.run()
+    except OSError as error:
+        if waves is None:
+            raise
+        raise not_written(waves, error) from error
     assert bench.result is not None
     return bench.result
 

@@ -10,10 +10,11 @@ import pytest
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError, MissingToolError
 from systol_hw.faults import Unit
-from systol_hw.isa import decode
+from systol_hw.isa import decode, instruction
+from systol_hw.program import make_program
 from systol_sim import amaranth_sim, simulator, verilated
 from systol_sim.generate import generate
-from systol_sim.verilated import build
+from systol_sim.verilated import build, runner
 from systol_sim.waves import waves_format
 
 NANO = PRESETS["nano"]
@@ -118,6 +119,44 @@ def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
 def test_a_file_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.run\.fst cannot be written: No such file"):
         waves_format(tmp_path / "none" / "run.fst")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_older_file_stands_until_there_is_something_to_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """What comes before the first cycle may fail: a tool is missing, the model is not built."""
+
+    def fail(*_: object, **__: object) -> Path:
+        raise MissingToolError("no tool")
+
+    monkeypatch.setattr(runner, "model_library", fail)
+    case = generate(NANO, 3, instructions=3)
+    path = file = tmp_path / "run.vcd"
+    if linked:
+        file = tmp_path / "elsewhere"
+        path.symlink_to(file)
+    with pytest.raises(MissingToolError):
+        verilated.run(case.program, case.contents, waves=path)
+    assert not file.exists(), "where there was none, none is left"
+    assert path.is_symlink() == linked
+    file.write_text("older")
+    with pytest.raises(MissingToolError):
+        verilated.run(case.program, case.contents, waves=path)
+    assert file.read_text() == "older"
+
+
+@pytest.mark.verilator
+def test_waveforms_reach_up_to_a_fault(tmp_path: Path) -> None:
+    """And replace an older file, however long."""
+    program = make_program(NANO, [instruction("nop"), instruction("nop", wait=2)])
+    path = tmp_path / "run.vcd"
+    path.write_bytes(b"older" * 100_000)
+    result = verilated.run(program, checked=True, watchdog_cycles=50, waves=path)
+    assert result.fault is not None and result.counters is not None
+    faulted = read_vcd(path, "faulted")
+    assert max(faulted.values()) == 1
+    assert max(read_vcd(path, "running")) == result.counters.cycles * RTL_CYCLE
 
 
 def test_amaranth_refuses_fst(tmp_path: Path) -> None:
