@@ -1,6 +1,7 @@
 """Waveforms: the files say in which cycles the run says that things happened."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,43 @@ def test_waveforms_reach_up_to_a_fault(tmp_path: Path) -> None:
     assert max(read_vcd(path, "running")) == result.counters.cycles * RTL_CYCLE
 
 
+@pytest.mark.verilator
+@pytest.mark.parametrize("suffix", ["vcd", "fst"])
+def test_a_file_that_cannot_grow_ends_the_run_and_not_the_process(
+    tmp_path: Path, suffix: str
+) -> None:
+    """In a process of its own, with a limit on the size of files; a full disk is the same."""
+    if suffix == "fst":
+        require_fst()
+    path = tmp_path / f"run.{suffix}"
+    build.model_library(NANO, packed=True, waves=suffix)
+    done = subprocess.run(
+        [sys.executable, "-c", DRAWS_INTO_A_LIMITED_FILE, path],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == f"{path} cannot be written: File too large\nalive\n"
+    assert 0 < path.stat().st_size <= LIMIT_BYTES
+
+
+LIMIT_BYTES = 10_000
+"""Less than the names of the signals take in either format."""
+DRAWS_INTO_A_LIMITED_FILE = f"""
+import pathlib, resource, sys
+from systol_hw.arch import PRESETS
+from systol_hw.errors import InputError
+from systol_sim import verilated
+from systol_sim.generate import generate
+
+case = generate(PRESETS["nano"], 3, instructions=30)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, {LIMIT_BYTES}))
+try:
+    verilated.run(case.program, case.contents, waves=pathlib.Path(sys.argv[1]))
+except InputError as error:
+    print(error)
+print("alive")
+"""
+
+
 def test_amaranth_refuses_fst(tmp_path: Path) -> None:
     case = generate(NANO, 3, instructions=3)
     with pytest.raises(InputError, match=r"must end in \.vcd$"):
@@ -188,12 +226,17 @@ def test_missing_headers_of_fst_are_named(compiler_without: Callable[[str], None
         build.require_tools(waves="fst")
 
 
-@pytest.mark.verilator
-def test_an_fst_file_is_written_where_its_libraries_are_there(tmp_path: Path) -> None:
+def require_fst() -> None:
+    """Skip where no FST files can be drawn."""
     try:
         build.require_tools(waves="fst")
     except MissingToolError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.verilator
+def test_an_fst_file_is_written_where_its_libraries_are_there(tmp_path: Path) -> None:
+    require_fst()
     case = generate(NANO, 3, instructions=3)
     path = tmp_path / "run.fst"
     verilated.run(case.program, case.contents, waves=path)

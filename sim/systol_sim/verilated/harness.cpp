@@ -5,19 +5,23 @@
 // later if a delay is asked for. Every access is checked against its memory's size: a program that
 // faults may point anywhere.
 
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <memory>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include "Vsystol_machine.h"
 #include "verilated.h"
 #if VM_TRACE_FST
 #include "verilated_fst_c.h"
-using Waves = VerilatedFstC;
 #elif VM_TRACE_VCD
 #include "verilated_vcd_c.h"
-using Waves = VerilatedVcdC;
 #endif
 
 // Verilator's spelling of the port `memory__name`: it keeps double underscores for itself.
@@ -69,6 +73,7 @@ extern "C" struct SystolRun {
     int32_t fault_cause;
     int32_t fault_unit;
     uint32_t status_word;
+    int32_t waves_error;  // errno of what could not be written; the run then stopped
 };
 
 namespace {
@@ -154,6 +159,111 @@ private:
     uint64_t state_;
     const bool exact_;
 };
+
+// Thrown to leave a run before its end.
+struct Stopped {};
+
+#if VM_TRACE
+// The waveform file, empty at first. `error()` is the errno of the first failure, or 0.
+class File {
+public:
+    void open(const char* name) {
+        file_ = ::open(name, O_CREAT | O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC, 0666);
+        if (file_ < 0) fail(errno);
+    }
+    void close() {
+        if (file_ >= 0 && ::close(file_) < 0) fail(errno);
+        file_ = -1;
+    }
+    ssize_t write(const char* bytes, ssize_t length) {
+        const ssize_t written = ::write(file_, bytes, length);
+        if (written < 0 && errno == EAGAIN) {  // a pipe whose reader is slower
+            pollfd pipe{file_, POLLOUT, 0};
+            ::poll(&pipe, 1, kPatienceMilliseconds);
+            errno = EAGAIN;
+        } else if (written < 0 && errno != EINTR) {
+            fail(errno);
+        }
+        return written;
+    }
+    void fail(int error) {
+        if (!error_) error_ = error;
+    }
+    int error() const { return error_; }
+
+private:
+    static constexpr int kPatienceMilliseconds = 100;
+    int file_ = -1;
+    int error_ = 0;
+};
+
+constexpr int kAllLevels = 99;
+#endif
+
+#if VM_TRACE_VCD
+// What Verilator writes into. If it is told of an error it waits forever for a lock that it holds
+// itself, and would otherwise end the process: so it is told of none, and the rest is dropped.
+class VcdFile : public VerilatedVcdFile {
+public:
+    explicit VcdFile(File& file) : file_(file) {}
+    bool open(const std::string&) override { return !file_.error(); }
+    void close() override { file_.close(); }
+    ssize_t write(const char* bytes, ssize_t length) override {
+        const ssize_t written = file_.error() ? length : file_.write(bytes, length);
+        return file_.error() ? length : written;
+    }
+
+private:
+    File& file_;
+};
+
+class Waves {
+public:
+    void open(Vsystol_machine& top, const char* name) {
+        file_.open(name);
+        top.trace(&writer_, kAllLevels);
+        writer_.open(name);
+    }
+    void draw(uint64_t time) { writer_.dump(time); }
+    void close() { writer_.close(); }
+    int error() const { return file_.error(); }
+
+private:
+    File file_;
+    VcdFile sink_{file_};
+    VerilatedVcdC writer_{&sink_};
+};
+#elif VM_TRACE_FST
+// Verilator's writer opens the file by its name, keeps nearly all in memory until it is closed, and
+// says nothing of errors. But then the file has no header, which is written last.
+class Waves {
+public:
+    void open(Vsystol_machine& top, const char* name) {
+        name_ = name;
+        file_.open(name);
+        file_.close();
+        if (file_.error()) return;
+        errno = 0;
+        top.trace(&writer_, kAllLevels);
+        writer_.open(name);
+    }
+    void draw(uint64_t time) { writer_.dump(time); }
+    void close() {
+        writer_.close();
+        const int reason = errno;
+        char header[kHeaderBytes] = {};
+        std::ifstream(name_, std::ios::binary).read(header, kHeaderBytes);
+        if (!header[kHeaderBytes - 1]) file_.fail(reason ? reason : EIO);
+    }
+    int error() const { return file_.error(); }
+
+private:
+    static constexpr int kHeaderBytes = 9;  // of its type, 0, and its length, which ends in no 0
+    File file_;
+    std::string name_;
+    VerilatedFstC writer_;
+};
+#endif
 
 class Bench {
 public:
@@ -259,11 +369,21 @@ private:
 #if VM_TRACE
     void open_waves() {
         context_->traceEverOn(true);
-        top_->trace(&waves_, kAllLevels);
-        waves_.open(run_.waves);
+        waves_.open(*top_, run_.waves);
+        check_waves();
     }
-    void draw(uint64_t time) { waves_.dump(time); }
-    void close_waves() { waves_.close(); }
+    void draw(uint64_t time) {
+        waves_.draw(time);
+        check_waves();
+    }
+    void close_waves() {
+        waves_.close();
+        check_waves();
+    }
+    void check_waves() {
+        run_.waves_error = waves_.error();
+        if (run_.waves_error) throw Stopped();
+    }
 #else
     void open_waves() {}
     void draw(uint64_t) {}
@@ -337,7 +457,6 @@ private:
     Memory host_;
     Host sync_;
 #if VM_TRACE
-    static constexpr int kAllLevels = 99;
     static constexpr uint64_t kCycleTime = 1000;  // ps
     Waves waves_;
 #endif
@@ -348,6 +467,8 @@ private:
 extern "C" uint64_t systol_run_bytes() { return sizeof(SystolRun); }
 
 extern "C" void systol_run(SystolRun* run) {
-    Bench bench(*run);
-    bench.execute();
+    try {
+        Bench(*run).execute();
+    } catch (const Stopped&) {
+    }
 }

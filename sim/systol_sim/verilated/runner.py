@@ -24,7 +24,7 @@ from systol_sim.run_setup import (
     used_tags,
 )
 from systol_sim.verilated.build import model_library
-from systol_sim.waves import waves_format
+from systol_sim.waves import not_written, waves_format
 
 _HALTED, _FAULTED, _LIMIT = range(3)
 
@@ -64,6 +64,7 @@ class _Run(ctypes.Structure):
         ("fault_cause", ctypes.c_int32),
         ("fault_unit", ctypes.c_int32),
         ("status_word", ctypes.c_uint32),
+        ("waves_error", ctypes.c_int32),
     )
 
 
@@ -195,6 +196,8 @@ def run(
     library = model_library(arch, packed=packed, waves=wave_format)
     _load(library).systol_run(ctypes.byref(call))
 
+    if waves is not None and call.waves_error:
+        raise not_written(waves, OSError(call.waves_error, os.strerror(call.waves_error)))
     if call.status == _LIMIT:
         raise InputError(
             f"the program did not end within {cycle_limit} cycles; a larger cycle_limit lets it "
