@@ -4,6 +4,9 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import signal
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -233,6 +236,27 @@ def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(MissingToolError, match="apt install g"):
         build.require_tools()
+
+
+def test_an_interrupt_ends_a_run_at_once() -> None:
+    """Of a program that would wait for hours; the next run is as ever."""
+    program = make_program(NANO, [instruction("nop"), instruction("nop", wait=2)])
+    build.model_library(NANO, packed=True)
+    began = []
+
+    def interrupt() -> None:
+        began.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(0.5, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(program, checked=True, watchdog_cycles=(1 << 32) - 1)
+    assert time.monotonic() - began[0] < PATIENCE_SECONDS
+    assert run(program, checked=True, watchdog_cycles=50).fault is not None
+
+
+PATIENCE_SECONDS = 2
+"""For a run to end after an interrupt; other work may keep the processors."""
 
 
 def test_a_compiler_that_fails_is_a_tool_that_is_missing(

@@ -74,6 +74,8 @@ extern "C" struct SystolRun {
     int32_t fault_unit;
     uint32_t status_word;
     int32_t waves_error;  // errno of what could not be written; the run then stopped
+    // Set by another thread, to end the run soon and without results.
+    int32_t stop;
 };
 
 namespace {
@@ -163,10 +165,14 @@ private:
 // Thrown to leave a run before its end.
 struct Stopped {};
 
+bool asked_to_stop(const SystolRun& run) { return __atomic_load_n(&run.stop, __ATOMIC_RELAXED); }
+
 #if VM_TRACE
 // The waveform file, empty at first. `error()` is the errno of the first failure, or 0.
 class File {
 public:
+    explicit File(const SystolRun& run) : run_(run) {}
+
     void open(const char* name) {
         file_ = ::open(name, O_CREAT | O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC, 0666);
         if (file_ < 0) fail(errno);
@@ -177,7 +183,7 @@ public:
     }
     ssize_t write(const char* bytes, ssize_t length) {
         const ssize_t written = ::write(file_, bytes, length);
-        if (written < 0 && errno == EAGAIN) {  // a pipe whose reader is slower
+        if (written < 0 && errno == EAGAIN && !asked_to_stop(run_)) {  // a pipe with a slow reader
             pollfd pipe{file_, POLLOUT, 0};
             ::poll(&pipe, 1, kPatienceMilliseconds);
             errno = EAGAIN;
@@ -193,6 +199,7 @@ public:
 
 private:
     static constexpr int kPatienceMilliseconds = 100;
+    const SystolRun& run_;
     int file_ = -1;
     int error_ = 0;
 };
@@ -219,6 +226,8 @@ private:
 
 class Waves {
 public:
+    explicit Waves(const SystolRun& run) : file_(run) {}
+
     void open(Vsystol_machine& top, const char* name) {
         file_.open(name);
         top.trace(&writer_, kAllLevels);
@@ -238,6 +247,8 @@ private:
 // says nothing of errors. But then the file has no header, which is written last.
 class Waves {
 public:
+    explicit Waves(const SystolRun& run) : file_(run) {}
+
     void open(Vsystol_machine& top, const char* name) {
         name_ = name;
         file_.open(name);
@@ -297,7 +308,12 @@ public:
     }
 
 private:
+    void heed_stop() const {
+        if (asked_to_stop(run_)) throw Stopped();
+    }
+
     void clock() {
+        heed_stop();
         top_->clk = 1;
         top_->eval();
         top_->clk = 0;
@@ -353,6 +369,7 @@ private:
         if (weight_data) std::memcpy(&top_->PORT(weight, response_data), weight_data, run_.port_bytes[0]);
         if (host_data) std::memcpy(&top_->PORT(host, response_data), host_data, run_.port_bytes[1]);
 #if VM_TRACE
+        heed_stop();
         top_->eval();
         draw(kCycleTime * cycle + kCycleTime / 2);
         top_->clk = 1;
@@ -458,7 +475,7 @@ private:
     Host sync_;
 #if VM_TRACE
     static constexpr uint64_t kCycleTime = 1000;  // ps
-    Waves waves_;
+    Waves waves_{run_};
 #endif
 };
 

@@ -1,8 +1,10 @@
 """Runs programs on the RTL, as Verilator compiled it."""
 
+import contextlib
 import ctypes
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from systol_sim.verilated.build import model_library
 from systol_sim.waves import not_written, waves_format
 
 _HALTED, _FAULTED, _LIMIT = range(3)
+THREAD = "verilated machine"
+"""Name of the thread that runs it."""
 
 
 class _Run(ctypes.Structure):
@@ -65,6 +69,7 @@ class _Run(ctypes.Structure):
         ("fault_unit", ctypes.c_int32),
         ("status_word", ctypes.c_uint32),
         ("waves_error", ctypes.c_int32),
+        ("stop", ctypes.c_int32),
     )
 
 
@@ -76,6 +81,29 @@ def _load(library: Path) -> ctypes.CDLL:
     loaded.systol_run_bytes.restype = ctypes.c_uint64
     assert loaded.systol_run_bytes() == ctypes.sizeof(_Run), "harness.cpp and _Run differ"
     return loaded
+
+
+def _call(library: ctypes.CDLL, call: _Run, memory: Sequence[np.ndarray]) -> None:
+    """Run the machine, in a thread of its own.
+
+    A signal's handler waits until the main thread is back in Python, and one run may take hours.
+    So the main thread waits there, and if it is interrupted, asks the run to stop. `memory` is all
+    that `call` points to: the thread keeps it, as a second interrupt may end this function first.
+    """
+    ended = threading.Event()
+
+    def work(_: Sequence[np.ndarray]) -> None:
+        library.systol_run(ctypes.byref(call))
+        ended.set()
+
+    threading.Thread(target=work, args=(memory,), name=THREAD, daemon=True).start()
+    try:
+        ended.wait()
+    finally:
+        call.stop = 1
+        while not ended.is_set():  # a waveform file is closed when this returns
+            with contextlib.suppress(KeyboardInterrupt):
+                ended.wait()
 
 
 def run(
@@ -194,7 +222,11 @@ def run(
     call.port_bytes[0] = arch.weight_port.width_bytes
     call.port_bytes[1] = arch.host_port.width_bytes
     library = model_library(arch, packed=packed, waves=wave_format)
-    _load(library).systol_run(ctypes.byref(call))
+    _call(
+        _load(library),
+        call,
+        [writes, packed_addresses, values, times, interrupts, ub, accumulators, weight, *windows],
+    )
 
     if waves is not None and call.waves_error:
         raise not_written(waves, OSError(call.waves_error, os.strerror(call.waves_error)))
