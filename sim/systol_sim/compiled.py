@@ -35,31 +35,38 @@ def sources_digest() -> str:
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """`function`, compiled by numba at its first call and kept on disk."""
-    dispatcher: Any = njit(cache=True)(function)
+    """`function`, compiled by numba at its first call and kept on disk, if there is a place."""
+    try:
+        dispatcher: Any = njit(cache=True)(function)
+    except RuntimeError:
+        # Neither beside the module nor in the user's cache directory: every process compiles.
+        return njit(function)
     kept = dispatcher._cache._cache_file
     # numba takes code from disk only under the stamp that it was written with.
     kept._source_stamp = (kept._source_stamp, sources_digest())
     return dispatcher
 
 
-def _marker(part: str) -> Path:
-    """A file that says that `part` is on disk; beside what numba keeps."""
+def _marker(part: str) -> Path | None:
+    """A file that says that `part` is on disk; beside what numba keeps, if it can."""
     from systol_sim.stepper import step_program
 
-    folder = Path(step_program._cache._cache_path)
-    return folder / f"{sources_digest()[:24]}.{part}"
+    folder = step_program._cache.cache_path
+    return Path(folder) / f"{sources_digest()[:24]}.{part}" if folder else None
 
 
 def is_on_disk(part: str) -> bool:
     """Whether `part` need not be compiled any more."""
-    return _marker(part).exists()
+    marker = _marker(part)
+    return marker is not None and marker.exists()
 
 
 def note_on_disk(part: str) -> None:
     """Remember that `part` has been compiled; where nothing can be written, nothing is kept."""
+    marker = _marker(part)
     with contextlib.suppress(OSError):
-        _marker(part).touch()
+        if marker is not None:
+            marker.touch()
 
 
 _RUNNING: list[subprocess.Popen[bytes]] = []
@@ -73,7 +80,7 @@ def compile_beside(*parts: str) -> None:
     if _RUNNING:
         return
     for part in parts:
-        if not is_on_disk(part):
+        if _marker(part) is not None and not is_on_disk(part):
             command = [sys.executable, "-m", "systol_sim.precompile", part]
             with contextlib.suppress(OSError):
                 _RUNNING.append(

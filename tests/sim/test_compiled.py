@@ -47,6 +47,22 @@ def test_code_is_kept_until_any_source_changes(
     assert hits == [0, 1, 0, 1, 0]
 
 
+def test_where_nothing_can_be_kept_every_process_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a read-only installation, for a user without a home directory."""
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    path = tmp_path / "kept.py"
+    path.write_text(SOURCE)
+    successor = _load(path).successor
+    assert successor(4) == 5
+    monkeypatch.setattr("systol_sim.stepper.step_program", successor)
+    assert not compiled.is_on_disk(compiled.STEPPER)
+    compiled.note_on_disk(compiled.STEPPER)
+    compiled.compile_beside(compiled.STEPPER)
+    assert not compiled._RUNNING
+
+
 def test_every_compiled_function_is_stamped() -> None:
     folder = Path(compiled.__file__).parent
     for path in sorted(folder.glob("*.py")):

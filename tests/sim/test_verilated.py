@@ -1,6 +1,7 @@
 """The RTL under Verilator: against the simulator on random programs, and what is its own."""
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import random
@@ -273,6 +274,31 @@ def test_a_compiler_that_fails_is_a_tool_that_is_missing(
     monkeypatch.setattr("systol_hw.rtl.emit.convert_verilog", lambda *_: anything)
     build.model_library.cache_clear()
     with pytest.raises(MissingToolError, match=r"first\n  cannot execute cc1plus\n.*\.log$"):
+        build.model_library(NANO, packed=True)
+
+
+@pytest.mark.parametrize("why", ["no folder", "not writable", "no home"])
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    expected = rf"cannot be kept in {cache}/systol/verilated: .*; set XDG_CACHE_HOME to a folder"
+    if why == "no folder":
+        cache.write_text("a file")
+    elif why == "not writable":
+        # Permissions do not bind every user, and tests may run as that one.
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr("systol_hw.rtl.emit.convert_verilog", lambda *_: "")
+        monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", lambda: Path("~none").expanduser())
+        expected = "no home directory; set XDG_CACHE_HOME"
+    build.model_library.cache_clear()
+    with pytest.raises(InputError, match=expected):
         build.model_library(NANO, packed=True)
 
 

