@@ -1,12 +1,17 @@
 """The formal proofs hold, and each is able to fail: its mutants are refuted."""
 
+import dataclasses
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from systol_hw.arch import PRESETS, Arch, MemoryPort
 from systol_hw.errors import MissingToolError
 from systol_hw.formal import proof as proof_module
 from systol_hw.formal.__main__ import main
+from systol_hw.formal.memory_port import COST_BITS
+from systol_hw.formal.port_deliveries import LATENCIES, RATES
 from systol_hw.formal.proof import Mutant, Proof, mutated_source, prove, require_tools
 from systol_hw.formal.proofs import PROOFS
 
@@ -58,6 +63,40 @@ def test_the_page_lists_every_proof_with_its_method() -> None:
         method = f"{proof.depth} cycles" if proof.bounded else "induction"
         rows = [line for line in page.splitlines() if line.startswith(f"| `{proof.name}` |")]
         assert len(rows) == 1 and f"| {method} |" in rows[0], proof.name
+
+
+def burst_credits(arch: Arch, port: MemoryPort) -> int:
+    return arch.burst_bytes // port.width_bytes * port.beat_cost
+
+
+def test_bounded_waiting_is_proved_for_every_preset_and_for_the_costliest_burst() -> None:
+    for arch in PRESETS.values():
+        for port in (arch.weight_port, arch.host_port):
+            assert burst_credits(arch, port) < 1 << COST_BITS, arch.name
+    slowest = MemoryPort(width_bytes=64, bytes_per_cycle=Fraction(4094, 4095), latency_cycles=8)
+    costliest = dataclasses.replace(PRESETS["tpu-v1"], burst_bytes=4096, weight_port=slowest)
+    assert burst_credits(costliest, slowest) == 4096 * 4095 < 1 << COST_BITS
+
+
+def test_deliveries_are_proved_at_every_rate_of_a_preset_and_at_legal_latencies() -> None:
+    # Credits scale: a common factor of cost and income changes nothing.
+    proved = {Fraction(income, cost) for cost, income in RATES}
+    for arch in PRESETS.values():
+        for port in (arch.weight_port, arch.host_port):
+            assert Fraction(port.credit_income, port.beat_cost) in proved, arch.name
+    for latency in LATENCIES:
+        MemoryPort(width_bytes=1, bytes_per_cycle=Fraction(1), latency_cycles=latency)
+
+
+def test_the_page_names_the_presets_whose_latencies_no_proof_reaches() -> None:
+    beyond = [
+        name
+        for name, arch in PRESETS.items()
+        if not {arch.weight_port.latency_cycles, arch.host_port.latency_cycles} <= {*LATENCIES}
+    ]
+    page = (ROOT / "docs" / "verification.md").read_text("utf-8")
+    (left,) = [part for part in page.split("\n\n") if part.startswith("What these leave to tests")]
+    assert [name for name in PRESETS if f"`{name}`" in left] == beyond
 
 
 @pytest.mark.formal

@@ -1,6 +1,14 @@
 """Every proof."""
 
-from systol_hw.formal import decoder, memory_port, queues, tokens, unified_buffer, units
+from systol_hw.formal import (
+    decoder,
+    memory_port,
+    port_deliveries,
+    queues,
+    tokens,
+    unified_buffer,
+    units,
+)
 from systol_hw.formal.proof import Proof
 
 __all__ = ["PROOFS"]
@@ -10,6 +18,7 @@ PROOFS: tuple[Proof, ...] = (
     *tokens.PROOFS,
     *units.PROOFS,
     *memory_port.PROOFS,
+    *port_deliveries.PROOFS,
     *unified_buffer.PROOFS,
     *decoder.PROOFS,
 )
