@@ -114,8 +114,9 @@ def _has_headers(names: tuple[str, ...]) -> bool:
     """Whether g++ finds the headers."""
     source = "".join(f"#include <{name}>\n" for name in names)
     done = subprocess.run(
-        [COMPILER, "-x", "c++", "-E", "-"], input=source, capture_output=True, text=True, check=False
-    )
+        [COMPILER, "-x", "c++", "-E", "-"],
+        input=source, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     return done.returncode == 0
 
 
