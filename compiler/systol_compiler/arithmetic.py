@@ -43,8 +43,10 @@ def quantize(values: npt.ArrayLike, scale: float, zero_point: int) -> Int8Array:
 
 def dequantize(values: Int8Array, scale: float, zero_point: int) -> Float32Array:
     """`(values - zero_point) * scale` in float32."""
-    steps = values.astype(np.float32) - np.float32(zero_point)
-    real: Float32Array = (steps * np.float32(scale)).astype(np.float32)
+    # In place: a large output would otherwise be there three times.
+    real: Float32Array = values.astype(np.float32)
+    real -= np.float32(zero_point)
+    real *= np.float32(scale)
     return real
 
 

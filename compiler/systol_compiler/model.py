@@ -15,6 +15,9 @@ from systol_hw.program import Program
 
 MAX_NAME_CHARACTERS = 1024
 """Of every name in a compiled model."""
+MAX_STATED_BYTES = 1 << 28
+"""What a model may make its user's computer allocate by stating it: all its tensors together, and
+of each machine segment the windows and the weight memory that neither code nor weights fill."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +174,12 @@ def check_model(model: CompiledModel) -> None:
     for name, tensor in model.tensors.items():
         require(name == tensor.name, f"tensor {tensor.name!r} is listed as {name!r}")
         require(all(size > 0 for size in tensor.shape), f"tensor {name!r} has no elements")
+    stated = sum(tensor.size_bytes for tensor in model.tensors.values())
+    require(
+        stated <= MAX_STATED_BYTES,
+        f"its tensors have {stated} bytes together, and may have {MAX_STATED_BYTES}; compile it "
+        "for a smaller batch",
+    )
     written: set[str] = set()
     for item in model.inputs:
         require(item.tensor in model.tensors, f"input {item.name!r}: no tensor {item.tensor!r}")
@@ -225,6 +234,14 @@ def _check_machine_segment(
     require(segment.program.arch == model.arch, "its program is for another machine")
     windows = {window.name: window.size_bytes for window in segment.program.windows}
     require(len(windows) == len(segment.program.windows), "two windows have one name")
+    program = segment.program
+    held = program.weight_image.size + program.code.size
+    stated = sum(windows.values()) + max(0, program.weight_memory_bytes - held)
+    require(
+        stated <= MAX_STATED_BYTES,
+        f"it needs {stated} bytes for host windows and empty weight memory, and may need "
+        f"{MAX_STATED_BYTES}; compile it for a smaller batch",
+    )
     for binding in (*segment.inputs, *segment.outputs):
         require(binding.tensor in model.tensors, f"no tensor is called {binding.tensor!r}")
         require(binding.window in windows, f"no window is called {binding.window!r}")

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +36,8 @@ class SegmentRun:
     counters
         Sums over all runs (peaks: maxima); None where the device counts no cycles.
     first
-        The result of the first run.
+        The result of the first run, but for windows and memories: those of all segments together
+        may be more than the computer has.
     """
 
     segment: MachineSegment
@@ -199,15 +200,18 @@ class Session:
                 result = self._run_machine(segment, tensors, waves)
                 waves = None
                 machine_seconds += time.perf_counter() - began
-                first.setdefault(segment.name, result)
+                if segment.name not in first:
+                    first[segment.name] = replace(result, windows=[], memories={})
                 earlier = sums.get(segment.name)
                 sums[segment.name] = add_counters(earlier, result.counters)
             for output in self.model.outputs:
                 if isinstance(output, HostOutput):
                     value = on_host[output.name]
                 else:
-                    real = dequantize(tensors[output.tensor], output.scale, output.zero_point)
-                    value = real.transpose(output.permutation).reshape(output.source_shape)
+                    steps = tensors[output.tensor].transpose(output.permutation)
+                    # Of the batch only the items that were given become real numbers.
+                    steps = steps.reshape(output.source_shape)[:count]
+                    value = dequantize(steps, output.scale, output.zero_point)
                 collected.setdefault(output.name, []).append(value[:count])
             if keep_tensors:
                 for name, tensor in tensors.items():
@@ -294,9 +298,13 @@ class Session:
         self, segment: MachineSegment, tensors: dict[str, Array], waves: Path | None
     ) -> RunResult:
         program = segment.program
-        contents: dict[str, Array] = {
-            window.name: np.zeros(window.size_bytes, np.uint8) for window in program.windows
-        }
+        # As far as the inputs reach: what lies behind them in a window is zero, and an executor
+        # need not touch it.
+        ends: dict[str, int] = {}
+        for binding in segment.inputs:
+            end = binding.offset_bytes + tensors[binding.tensor].nbytes
+            ends[binding.window] = max(end, ends.get(binding.window, 0))
+        contents: dict[str, Array] = {name: np.zeros(end, np.uint8) for name, end in ends.items()}
         for binding in segment.inputs:
             tensor = np.ascontiguousarray(tensors[binding.tensor])
             _bytes_of(contents[binding.window], binding, tensor.nbytes)[:] = tensor.view(
@@ -351,13 +359,14 @@ def add_counters(a: Counters | None, b: Counters | None) -> Counters | None:
 
 def _quantize_input(item: QuantizeInput, values: Array) -> Array:
     """The int8 tensor of one batch; `values` may hold fewer items than the batch."""
-    full = np.zeros(item.source_shape, np.float32)
-    full[: len(values)] = values
-    ordered = np.ascontiguousarray(full.transpose(item.permutation))
     try:
-        return quantize(ordered, item.scale, item.zero_point)
+        given = quantize(values, item.scale, item.zero_point)
     except InputError as error:
         raise InputError(f"input {item.name!r}: {error}") from error
+    # The missing items are zero, whose step is the zero point.
+    full = np.full(item.source_shape, item.zero_point, np.int8)
+    full[: len(given)] = given
+    return np.ascontiguousarray(full.transpose(item.permutation))
 
 
 def _bytes_of(window: Array, binding: Binding, size: int) -> Array:

@@ -19,7 +19,9 @@ from systol.selftest import tiny_model
 from systol_compiler.binary import elf
 from systol_compiler.binary.reader import load, parse, read_sections
 from systol_compiler.binary.writer import chunks
+from systol_compiler.model import MAX_STATED_BYTES, CompiledModel
 from systol_hw.errors import BinaryFormatError, InputError
+from systol_hw.program import Window
 
 GOOD = b"".join(bytes(chunk) for chunk in chunks(tiny_model()))
 WITH_HOST = b"".join(bytes(chunk) for chunk in chunks(tiny_model(host_segment=True)))
@@ -212,7 +214,9 @@ DELETE = object()
         (put("segments", 0, "code_address", value=1), "multiple of 64"),
         (put("segments", 0, "weight_memory_bytes", value=1 << 40), "weight_memory_bytes must be"),
         (put("segments", 0, "weight_memory_bytes", value=1), "must fit weight memory"),
+        (put("segments", 0, "weight_memory_bytes", value=1 << 31), "may need 268435456"),
         (put("segments", 0, "windows", 0, "size_bytes", value=0), "size_bytes must be"),
+        (put("segments", 0, "windows", 0, "size_bytes", value=1 << 31), "may need 268435456"),
         (put("segments", 0, "windows", 0, "size_bytes", value=3), "ends at byte 16"),
         (put("segments", 0, "windows", 0, "name", value="output"), "two windows have one name"),
         (put("segments", 0, "inputs", 0, "offset_bytes", value=-1), "offset_bytes must be"),
@@ -220,6 +224,7 @@ DELETE = object()
         (put("segments", 0, "layers", 0, "source_nodes", value=[1]), "a list of strings"),
         (put("tensors", 0, "shape", value=[1 << 31, 1 << 31]), "a shape of at most"),
         (put("tensors", 0, "shape", value=[]), "a shape of at most"),
+        (put("tensors", 0, "shape", value=[1 << 31]), "may have 268435456"),
         (put("tensors", 0, "shape", value=[2] * 9), "at most 8 integers"),
         (put("tensors", 0, "scale", value=0.0), "a positive float32"),
         (put("tensors", 0, "scale", value=1e300), "a positive float32"),
@@ -239,6 +244,31 @@ def test_deep_nesting_and_long_numbers_are_refused() -> None:
     for text in (b"[" * size, b"9" * size, b'{"a":' * (size // 5), b"\xff" * size):
         data = GOOD[:offset] + text.ljust(size) + GOOD[offset + size :]
         refuse(seal(data))
+
+
+def test_sizes_that_are_small_by_themselves_are_added_up() -> None:
+    model, most = tiny_model(), MAX_STATED_BYTES
+    (segment,) = model.machine_segments
+    program = segment.program
+
+    def with_windows(last: int) -> CompiledModel:
+        # Two windows of 16 bytes are there already.
+        sizes = (most // 4 - 8, most // 4 - 8, most // 4 - 8, last)
+        extra = tuple(Window(name=f"w{n}", size_bytes=size) for n, size in enumerate(sizes))
+        larger = dataclasses.replace(program, windows=(*program.windows, *extra))
+        changed = dataclasses.replace(segment, program=larger)
+        return dataclasses.replace(model, segments=(changed,))
+
+    empty = program.weight_memory_bytes - program.weight_image.size - program.code.size
+    with_windows(most // 4 - 8 - empty)
+    with pytest.raises(InputError, match=f"needs {most + 1} bytes .* may need {most}"):
+        with_windows(most // 4 - 7 - empty)
+    halves = {
+        name: dataclasses.replace(model.tensors["x_q"], name=name, shape=(1, most // 2))
+        for name in "ab"
+    }
+    with pytest.raises(InputError, match=f"have {most + 32} bytes together, and may have {most}"):
+        dataclasses.replace(model, tensors={**model.tensors, **halves})
 
 
 def test_names_take_time_in_proportion_to_their_number() -> None:

@@ -1,6 +1,7 @@
 """A compiled model runs on every device: boundaries, batches, host segments, errors."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -9,12 +10,14 @@ import onnxruntime
 import pytest
 
 import systol
+from memory_peak import with_peak
 from systol.agreement import check_agreement
 from systol.device import BACKENDS
 from systol.report import make_report
 from systol.selftest import BATCH, FEATURES, tiny_answer, tiny_input, tiny_model
-from systol.session import Device, ModelResult, add_counters
+from systol.session import Device, ModelResult, _quantize_input, add_counters
 from systol.trace import make_trace
+from systol_compiler.arithmetic import quantize
 from systol_compiler.model import CompiledModel
 from systol_hw.arch import PRESETS
 from systol_hw.assembly import assemble
@@ -27,7 +30,8 @@ from systol_hw.errors import (
     MachineFaultError,
 )
 from systol_hw.faults import Fault, FaultCause, Unit
-from systol_hw.program import Program, make_program
+from systol_hw.program import Program, Window, make_program
+from systol_sim.results import RunResult
 
 _NEEDS = {"rtl": [pytest.mark.verilator], "amaranth": [pytest.mark.slow]}
 BACKEND_PARAMETERS = [
@@ -101,6 +105,56 @@ def test_any_number_of_items_runs_in_batches(items: int) -> None:
     assert result.runs == -(-items // BATCH) == len(seen)
     assert seen[-1] == (items, items)
     assert result.tensors["x_q"].shape == (items, FEATURES)
+
+
+def test_only_bytes_of_inputs_are_filled_in_windows_that_are_larger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large windows that the program does not use are zero and take no memory."""
+    model = tiny_model()
+    (segment,) = model.machine_segments
+    program = segment.program
+    windows = (
+        Window(name="input", size_bytes=64 << 20),
+        Window(name="output", size_bytes=64 << 20),
+        Window(name="scratch", size_bytes=64 << 20),
+    )
+    large = dataclasses.replace(segment, program=dataclasses.replace(program, windows=windows))
+    device = Device("sim")
+    executor, given = device.executor, []
+
+    def noting(
+        program: Program, contents: Mapping[str, np.ndarray], *, values: bool
+    ) -> RunResult:
+        given.append({name: array.size for name, array in contents.items()})
+        return executor(program, contents, values=values)
+
+    monkeypatch.setattr(device, "executor", noting)
+    result = device.run(dataclasses.replace(model, segments=(large,)), {"x": tiny_input()})
+    np.testing.assert_array_equal(result.outputs["y"], tiny_answer(tiny_input()))
+    assert given == [{"input": BATCH * FEATURES}]
+    # Only what other runs are compared by is kept, not each segment's memories.
+    assert (result.segments[0].first.windows, result.segments[0].first.memories) == ([], {})
+
+
+def test_a_batch_that_is_not_filled_takes_a_byte_for_each_missing_value() -> None:
+    item = dataclasses.replace(tiny_model().inputs[0], source_shape=(1 << 20, 8))
+    x = tiny_input()
+    tensor, peak = with_peak(lambda: _quantize_input(item, x))
+    assert tensor.shape == (1 << 20, 8) and tensor.dtype == np.int8
+    np.testing.assert_array_equal(tensor[:BATCH], quantize(x, item.scale, item.zero_point))
+    assert (tensor[BATCH:] == quantize(0, item.scale, item.zero_point)).all()
+    assert peak < 20 << 20, peak
+
+
+def test_an_axis_that_is_moved_takes_the_batch_along() -> None:
+    item = dataclasses.replace(
+        tiny_model().inputs[0], source_shape=(4, 2, 3), permutation=(2, 0, 1)
+    )
+    x = np.random.default_rng(0).normal(0, 2, (3, 2, 3)).astype(np.float32)
+    whole = np.concatenate([x, np.zeros((1, 2, 3), np.float32)]).transpose(item.permutation)
+    expected = quantize(whole, item.scale, item.zero_point)
+    np.testing.assert_array_equal(_quantize_input(item, x), expected)
 
 
 def test_a_host_segment_runs_behind_the_machine() -> None:

@@ -126,13 +126,12 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _summary(name: str, value: Array) -> dict[str, Any]:
-    finite = value.astype(np.float64)
     return {
         "name": name,
         "type": value.dtype.name,
         "shape": list(value.shape),
-        "least": float(f"{finite.min():.6g}"),
-        "greatest": float(f"{finite.max():.6g}"),
+        "least": float(f"{float(value.min()):.6g}"),
+        "greatest": float(f"{float(value.max()):.6g}"),
     }
 
 
