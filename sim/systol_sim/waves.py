@@ -29,7 +29,7 @@ def waves_format(path: Path, formats: tuple[str, ...] = WAVE_FORMATS) -> str:
         raise InputError(f"{path}: a waveform file must end in {endings}")
     if path.is_fifo():
         if name == "fst":
-            raise InputError(f"{path} is a pipe; an .fst file is not written from front to back")
+            raise InputError(f"{path} is a pipe, and an .fst file is not written in order")
         return name  # its reader would take a writer that comes and goes for the end
     target = path.resolve()  # of a link, it is the file at its end that is made and removed
     existed = target.exists()

@@ -241,7 +241,9 @@ def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupt_ends_a_run_at_once() -> None:
     """Of a program that would wait for hours; the next run is as ever."""
-    program = make_program(NANO, [instruction("nop"), instruction("nop", wait=2)])
+    program = make_program(
+        NANO, [instruction("fill", wait=1 << (Unit.LOAD - 1)), instruction("halt")]
+    )
     build.model_library(NANO, packed=True)
     began = []
 

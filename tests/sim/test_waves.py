@@ -150,7 +150,9 @@ def test_an_older_file_stands_until_there_is_something_to_draw(
 @pytest.mark.verilator
 def test_waveforms_reach_up_to_a_fault(tmp_path: Path) -> None:
     """And replace an older file, however long."""
-    program = make_program(NANO, [instruction("nop"), instruction("nop", wait=2)])
+    program = make_program(
+        NANO, [instruction("fill", wait=1 << (Unit.LOAD - 1)), instruction("halt")]
+    )
     path = tmp_path / "run.vcd"
     path.write_bytes(b"older" * 100_000)
     result = verilated.run(program, checked=True, watchdog_cycles=50, waves=path)

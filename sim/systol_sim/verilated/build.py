@@ -64,9 +64,13 @@ def cache_directory() -> Path:
         ) from error
 
 
-def harness_source() -> str:
-    """The C++ around the model."""
-    return resources.files("systol_sim.verilated").joinpath("harness.cpp").read_text("utf-8")
+def harness_sources() -> dict[str, str]:
+    """The C++ around the model: text by place, beside what is generated."""
+    folder = resources.files("systol_sim.verilated")
+    return {
+        "harness.cpp": folder.joinpath("harness.cpp").read_text("utf-8"),
+        "fstcpp/fstcpp_assertion.h": folder.joinpath("fst_assertion.h").read_text("utf-8"),
+    }
 
 
 def require_tools(*, hierarchical: bool = False, waves: str = "") -> None:
@@ -187,7 +191,7 @@ def _tool_parts(build: "_Build") -> list[bytes]:
     """What decides the library besides the Verilog."""
     return [
         " ".join((*build.verilator_flags, *build.compiler_flags, OPTIMIZATION)).encode(),
-        harness_source().encode(),
+        *(text.encode() for text in harness_sources().values()),
         importlib.metadata.version("verilator").encode(),
         _processor().encode(),
     ]
@@ -273,7 +277,9 @@ def _build(verilog: str, library: Path, build: _Build) -> None:
             log,
             environment=os.environ | {"VERILATOR_ROOT": str(root)},
         )
-        (model / "harness.cpp").write_text(harness_source(), "utf-8")
+        for place, text in harness_sources().items():
+            (model / place).parent.mkdir(exist_ok=True)
+            (model / place).write_text(text, "utf-8")
         objects = _compile(model, root / "include", log, build)
         built = scratch / "model.so"
         _call([COMPILER, "-shared", "-pthread", *objects, *build.libraries, "-o", str(built)], log)

@@ -11,6 +11,7 @@
 #include <deque>
 #include <fstream>
 #include <memory>
+#include <stdexcept>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -243,11 +244,15 @@ private:
     VerilatedVcdC writer_{&sink_};
 };
 #elif VM_TRACE_FST
-// Verilator's writer opens the file by its name, keeps nearly all in memory until it is closed, and
-// says nothing of errors. But then the file has no header, which is written last.
+// Verilator's writer opens the file by its name and keeps nearly all in memory until it is closed. It
+// says nothing of most errors, but then the file has no header, which is written last; it throws
+// where it finds itself at a wrong place in the file (fst_assertion.h).
 class Waves {
 public:
     explicit Waves(const SystolRun& run) : file_(run) {}
+    ~Waves() {
+        if (writer_) guarded([&] { writer_->close(); });
+    }
 
     void open(Vsystol_machine& top, const char* name) {
         name_ = name;
@@ -255,12 +260,15 @@ public:
         file_.close();
         if (file_.error()) return;
         errno = 0;
-        top.trace(&writer_, kAllLevels);
-        writer_.open(name);
+        top.trace(writer_.get(), kAllLevels);
+        guarded([&] { writer_->open(name); });
     }
-    void draw(uint64_t time) { writer_.dump(time); }
+    void draw(uint64_t time) {
+        guarded([&] { writer_->dump(time); });
+    }
     void close() {
-        writer_.close();
+        guarded([&] { writer_->close(); });
+        if (file_.error()) return;
         const int reason = errno;
         char header[kHeaderBytes] = {};
         std::ifstream(name_, std::ios::binary).read(header, kHeaderBytes);
@@ -270,9 +278,21 @@ public:
 
 private:
     static constexpr int kHeaderBytes = 9;  // of its type, 0, and its length, which ends in no 0
+
+    template <typename Work>
+    void guarded(Work work) {
+        if (file_.error()) return;
+        try {
+            work();
+        } catch (const std::runtime_error&) {
+            file_.fail(errno ? errno : EIO);
+            writer_.release();  // its destructor would try again, and end the process
+        }
+    }
+
     File file_;
     std::string name_;
-    VerilatedFstC writer_;
+    std::unique_ptr<VerilatedFstC> writer_{new VerilatedFstC};
 };
 #endif
 
