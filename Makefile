@@ -40,7 +40,7 @@ mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or ex
 	$(PY) -m systol_sim.mutants --mutants 110 --seed 1 --processes $(JOBS) \
 		--resume build/mutants.json
 
-formal: $(DEV_READY)  ## prove queues, tokens, ports, arbitration and decoder; refute the mutants
+formal: $(DEV_READY)  ## prove queues, buffers, tokens, ports, arbitration and decoder; refute the mutants
 	$(PY) -m systol_hw.formal --mutants
 
 lint: $(DEV_READY)  ## style, import order, and the arrows between the folders

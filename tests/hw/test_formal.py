@@ -15,7 +15,16 @@ from systol_hw.formal.port_deliveries import LATENCIES, RATES
 from systol_hw.formal.proof import Mutant, Proof, mutated_source, prove, require_tools
 from systol_hw.formal.proofs import PROOFS
 
-QUICK = ("head-queue-3", "block-queue", "tokens-1", "buffer-ranks-nano", "dispatch", "fetch")
+QUICK = (
+    "head-queue-3",
+    "block-queue",
+    "tokens-1",
+    "buffer-ranks-nano",
+    "dispatch",
+    "fetch",
+    "host-sync",
+    "write-buffer-3",
+)
 """Proofs of a second or two; the others are slow tests, as are all mutants."""
 ROOT = Path(__file__).parents[2]
 BY_NAME = {proof.name: proof for proof in PROOFS}

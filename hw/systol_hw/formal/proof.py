@@ -24,12 +24,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from amaranth.asserts import AnySeq
 from amaranth.back import rtlil
 from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Signal
 
 from systol_hw.errors import MissingToolError
 
-__all__ = ["Insides", "Mutant", "Proof", "mutated_source", "prove", "require_tools", "timed"]
+__all__ = [
+    "Insides",
+    "Mutant",
+    "Proof",
+    "free",
+    "mutated_source",
+    "prove",
+    "require_tools",
+    "timed",
+]
 
 PROOF_SECONDS = 600
 _SOLVER = "yices"
@@ -109,6 +119,12 @@ class Insides:
                         count += 1
                         name = f"{signal.name}_{count}"
         return found
+
+
+def free(m: Module, *signals: Any) -> None:
+    """Drive each of `signals` with any value in each cycle."""
+    for signal in signals:
+        m.d.comb += signal.eq(AnySeq(len(signal)))
 
 
 def mutated_source(source: str, mutant: Mutant) -> ModuleType:

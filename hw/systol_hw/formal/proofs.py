@@ -2,12 +2,16 @@
 
 from systol_hw.formal import (
     decoder,
+    host_sync,
     memory_port,
     port_deliveries,
     queues,
+    store_buffer,
     tokens,
     unified_buffer,
     units,
+    weight_fifo,
+    write_buffer,
 )
 from systol_hw.formal.proof import Proof
 
@@ -17,6 +21,10 @@ PROOFS: tuple[Proof, ...] = (
     *queues.PROOFS,
     *tokens.PROOFS,
     *units.PROOFS,
+    *host_sync.PROOFS,
+    *write_buffer.PROOFS,
+    *store_buffer.PROOFS,
+    *weight_fifo.PROOFS,
     *memory_port.PROOFS,
     *port_deliveries.PROOFS,
     *unified_buffer.PROOFS,

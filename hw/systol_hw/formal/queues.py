@@ -13,7 +13,7 @@ from amaranth.utils import bits_for, ceil_log2
 
 from systol_hw.formal.proof import Insides, Mutant, Proof
 
-__all__ = ["PROOFS"]
+__all__ = ["PROOFS", "around"]
 
 _WIDTH = 2  # a queue treats all bits alike
 
@@ -49,14 +49,14 @@ def _head_queue(source: Any, *, depth: int) -> Module:
         Assert(queue.level <= depth),
         Assert(~tracked | (before < queue.level)),
         Assert((read.addr < depth) & (write.addr < depth)),
-        Assert(write.addr == _around(m, read.addr, queue.level, depth, "end")),
-        probe.addr.eq(_around(m, read.addr, before, depth, "place")),
+        Assert(write.addr == around(m, read.addr, queue.level, depth, "end")),
+        probe.addr.eq(around(m, read.addr, before, depth, "place")),
         Assert(~tracked | (probe.data == word)),
     ]
     return m
 
 
-def _around(m: Module, slot: Any, steps: Any, depth: int, name: str) -> Signal:
+def around(m: Module, slot: Any, steps: Any, depth: int, name: str) -> Signal:
     """The slot `steps` (at most `depth`) after `slot` in a ring."""
     total = Signal(bits_for(2 * depth), name=f"{name}_total")
     wrapped = Signal(bits_for(2 * depth), name=f"{name}_wrapped")

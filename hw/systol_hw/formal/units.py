@@ -8,13 +8,12 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from amaranth.asserts import AnySeq
 from amaranth.hdl import Assert, Assume, Module, Signal
 from amaranth.utils import bits_for
 
 from systol_hw.arch import INSTRUCTION_BYTES, PRESETS
 from systol_hw.faults import Unit
-from systol_hw.formal.proof import Insides, Mutant, Proof
+from systol_hw.formal.proof import Insides, Mutant, Proof, free
 
 __all__ = ["PROOFS"]
 
@@ -27,11 +26,6 @@ _SMALL_FETCH = dataclasses.replace(
 """Few beats, so that the buffer's end comes within a proof's depth."""
 
 
-def _free(m: Module, *signals: Any) -> None:
-    for signal in signals:
-        m.d.comb += signal.eq(AnySeq(len(signal)))
-
-
 def _frame(source: Any, *, unit: Unit) -> Module:
     m = Module()
     dut = source.UnitFrame(_ARCH, unit)
@@ -39,8 +33,8 @@ def _frame(source: Any, *, unit: Unit) -> Module:
     flight, queue = inside.submodule("flight"), inside.submodule("queue")
     m.submodules.frame = inside.fragment
     engine = dut.engine
-    _free(m, dut.push, dut.push_word, dut.push_pc, dut.push_tag, dut.available)
-    _free(m, engine.ready, engine.performed, engine.last, engine.end)
+    free(m, dut.push, dut.push_word, dut.push_pc, dut.push_tag, dut.available)
+    free(m, engine.ready, engine.performed, engine.last, engine.end)
     counted, in_flight = Signal(16), Signal(16)
     m.d.sync += [
         counted.eq(counted + dut.push - dut.started),
@@ -71,7 +65,7 @@ def _frame(source: Any, *, unit: Unit) -> Module:
 def _dispatch(source: Any) -> Module:
     m = Module()
     m.submodules.dispatch = dut = source.Dispatch(_ARCH)
-    _free(m, dut.word, dut.visible, dut.pc, dut.code_length, dut.full, dut.quiet)
+    free(m, dut.word, dut.visible, dut.pc, dut.code_length, dut.full, dut.quiet)
     m.d.comb += [
         Assert((dut.push & dut.full) == 0),
         Assert((dut.push & (dut.push - 1)[: len(dut.push)]) == 0),
@@ -93,8 +87,8 @@ def _fetch(source: Any) -> Module:
     registers = inside.signals(fragment)
     beats = INSTRUCTION_BYTES // arch.weight_port.width_bytes
     depth = arch.fetch_buffer_instructions
-    _free(m, dut.code_address, dut.code_length, dut.beat.grant, dut.beat.delivered)
-    _free(m, dut.beat.read_data, dut.advance)
+    free(m, dut.code_address, dut.code_length, dut.beat.grant, dut.beat.delivered)
+    free(m, dut.beat.read_data, dut.advance)
     # Beats issued, delivered and advanced past, from the start of the present lap of numbers.
     bits = bits_for((depth + 2) * beats)
     undelivered, held = Signal(bits), Signal(bits)
