@@ -1,6 +1,5 @@
 """Runs a compiled model on a device: boundaries, machine segments, host segments."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -258,7 +257,8 @@ class Session:
             _check_fault(segment, result)
             assert result.counters is not None
             counters = _without_values(result.counters)
-            segments.append(SegmentRun(segment=segment, counters=counters, first=result))
+            first = replace(result, windows=[], memories={})
+            segments.append(SegmentRun(segment=segment, counters=counters, first=first))
         return ModelResult(
             model=self.model,
             backend=self.device.backend,
@@ -377,7 +377,7 @@ def _without_values(counters: Counters) -> Counters:
     """Counters of which those that depend on values are not known (-1)."""
     depends = [amount.depends_on_values for amount in AMOUNTS]
     amounts = np.where(np.array(depends)[:, None], -1, counters.amounts)
-    return dataclasses.replace(counters, amounts=amounts)
+    return replace(counters, amounts=amounts)
 
 
 def _check_fault(segment: MachineSegment, result: RunResult) -> None:
