@@ -34,7 +34,7 @@ def _sources_digest() -> str:
     digest = hashlib.sha256()
     for package in ("systol_hw", "systol_sim"):
         root = Path(str(resources.files(package)))
-        for path in sorted((*root.rglob("*.py"), *root.rglob("*.cpp"))):
+        for path in sorted((*root.rglob("*.py"), *root.rglob("*.cpp"), *root.rglob("*.h"))):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
