@@ -61,6 +61,11 @@ class Backend:
     open: Callable[[], Executor]
     waves: tuple[str, ...] = ()
 
+    def require_cycles(self) -> None:
+        """Raise `InputError` if it counts no cycles."""
+        if not self.counts_cycles:
+            raise InputError(f"the {self.name} backend counts no cycles; take sim or rtl")
+
 
 def _reference() -> Executor:
     from systol_sim import reference

@@ -51,8 +51,8 @@ class ModelResult:
     Parameters
     ----------
     outputs
-        The model's outputs by name; the first dimension is the number of items given. None where
-        only time was asked for (`Session.time`).
+        The model's outputs by name; the first dimension is the number of items given. Empty
+        where only time was asked for (`Session.time`).
     segments
         Machine segments, in order.
     tensors
@@ -246,10 +246,7 @@ class Session:
         MachineFaultError
             The machine stopped with a fault.
         """
-        if not self.device.backend.counts_cycles:
-            raise InputError(
-                f"the {self.device.backend.name} backend counts no cycles; take sim or rtl"
-            )
+        self.device.backend.require_cycles()
         began = time.perf_counter()
         segments = []
         for segment in self.model.machine_segments:

@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
         compile_beside(STEPPER, *([] if options.timing_only else [VALUES]))
     model = CompiledModel.load(options.binary)
     device = Device(options.backend)
-    if (options.counters or options.trace) and not device.backend.counts_cycles:
-        raise InputError(f"the {device.backend.name} backend counts no cycles; take sim or rtl")
+    if options.counters or options.trace:
+        device.backend.require_cycles()
     if options.timing_only:
         result = device.load(model).time()
     else:
