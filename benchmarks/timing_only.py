@@ -22,7 +22,7 @@ from rich.table import Table
 import systol
 from systol import bundled
 from systol_compiler.driver import CompileOptions
-from systol_compiler.importer import ModelSource
+from systol_compiler.graph.importer import ModelSource
 from systol_compiler.model import MachineSegment
 from systol_hw.arch import PRESETS
 from systol_hw.isa import instruction

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from systol_compiler.graph import Array, Graph
+from systol_compiler.graph.float_graph import Array, Graph
 from systol_hw.errors import InputError, UnsupportedModelError
 
 CalibrationData: TypeAlias = Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from systol_compiler.graph import Array, Graph, GraphOutput, Node, TensorType
+from systol_compiler.graph.float_graph import Array, Graph, GraphOutput, Node, TensorType
 
 
 class Draft:

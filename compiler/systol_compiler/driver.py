@@ -10,8 +10,8 @@ import onnx
 from systol_compiler.calibration import CalibrationData
 from systol_compiler.emit import EmittedProgram
 from systol_compiler.frontend import quantize_model
-from systol_compiler.graph import Graph
-from systol_compiler.importer import ModelSource
+from systol_compiler.graph.float_graph import Graph
+from systol_compiler.graph.importer import ModelSource
 from systol_compiler.model import CompiledModel, MachineSegment
 from systol_compiler.quantized import QuantizedGraph
 from systol_compiler.quantizer import QuantizationOptions

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from systol_compiler.calibration import CalibrationData
-from systol_compiler.graph import Graph
-from systol_compiler.importer import ModelSource, import_onnx
-from systol_compiler.passes import Observer, run_pipeline
+from systol_compiler.graph.float_graph import Graph
+from systol_compiler.graph.importer import ModelSource, import_onnx
+from systol_compiler.graph.passes import Observer, run_pipeline
 from systol_compiler.quantized import QuantizedGraph
 from systol_compiler.quantizer import QuantizationOptions, quantize_graph
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from math import inf, prod
 
-from systol_compiler.clips import clip_bounds
-from systol_compiler.graph import Graph, Node
+from systol_compiler.graph.clips import clip_bounds
+from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.partition import Partition
 from systol_hw.errors import UnsupportedModelError
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from systol_compiler.graph import Graph, Node
+from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.rules import (
     HOST_OPERATORS,
     MACHINE_OPERATORS,

@@ -11,7 +11,7 @@ import onnx
 from onnx import compose, helper, numpy_helper
 
 from systol_compiler.fusion import TO_NCHW, TO_NHWC
-from systol_compiler.graph import Array, TensorType, wrap_nodes
+from systol_compiler.graph.float_graph import Array, TensorType, wrap_nodes
 from systol_compiler.quantized import (
     DequantizeOutput,
     HostSegment,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from systol_compiler.calibration import CalibrationData, check_samples, collect_statistics
 from systol_compiler.fusion import TO_NHWC, FusedGraph, View, fuse
-from systol_compiler.graph import Graph
+from systol_compiler.graph.float_graph import Graph
 from systol_compiler.host_segment import build_host_segment
 from systol_compiler.partition import partition
 from systol_compiler.quantized import (

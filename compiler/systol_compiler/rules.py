@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from systol_compiler.clips import clip_bounds
-from systol_compiler.graph import Graph, Node
+from systol_compiler.graph.clips import clip_bounds
+from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.quantized import every_window_has_a_tap
 from systol_hw.errors import UnsupportedModelError
 

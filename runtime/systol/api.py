@@ -6,7 +6,7 @@ from pathlib import Path
 
 from systol_compiler.calibration import CalibrationData
 from systol_compiler.driver import CompileOptions, compile_model
-from systol_compiler.importer import ModelSource
+from systol_compiler.graph.importer import ModelSource
 from systol_compiler.model import CompiledModel
 from systol_hw.arch import Arch, load_arch
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
-from systol_compiler.graph import Graph
-from systol_compiler.importer import import_onnx
-from systol_compiler.passes import CANONICAL_PIPELINE, run_pipeline
+from systol_compiler.graph.float_graph import Graph
+from systol_compiler.graph.importer import import_onnx
+from systol_compiler.graph.passes import CANONICAL_PIPELINE, run_pipeline
 from systol_hw.errors import InputError
 
 Array = np.ndarray[Any, Any]

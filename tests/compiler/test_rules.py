@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from systol_compiler.importer import import_onnx
+from systol_compiler.graph.importer import import_onnx
+from systol_compiler.graph.passes import run_pipeline
 from systol_compiler.partition import Partition, partition
-from systol_compiler.passes import run_pipeline
 from systol_compiler.rules import RULES, supported_operators
 from systol_hw.errors import UnsupportedModelError
 

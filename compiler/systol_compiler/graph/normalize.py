@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 
 from systol_compiler.draft import Draft
-from systol_compiler.graph import Array, Graph, Node
+from systol_compiler.graph.float_graph import Array, Graph, Node
 
 
 @dataclass(frozen=True, kw_only=True)

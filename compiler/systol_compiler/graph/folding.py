@@ -8,7 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from systol_compiler.graph import Array, TensorType, wrap_nodes
+from systol_compiler.graph.float_graph import Array, TensorType, wrap_nodes
 from systol_hw.errors import InputError, UnsupportedModelError
 
 MAX_ELEMENTS: Final = 1 << 28

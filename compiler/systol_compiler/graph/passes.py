@@ -15,10 +15,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from systol_compiler.clips import NormalizeClip, SinkClip
-from systol_compiler.fold_affine import FoldAffine
-from systol_compiler.graph import Graph
-from systol_compiler.normalize import (
+from systol_compiler.graph.clips import NormalizeClip, SinkClip
+from systol_compiler.graph.float_graph import Graph
+from systol_compiler.graph.fold_affine import FoldAffine
+from systol_compiler.graph.normalize import (
     NormalizeFlatten,
     NormalizeProducts,
     NormalizeWindows,

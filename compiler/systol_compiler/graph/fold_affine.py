@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_compiler.draft import Draft, as_float64, exclusive_consumers
-from systol_compiler.graph import Array, Graph, Node
+from systol_compiler.graph.float_graph import Array, Graph, Node
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from math import inf
 import numpy as np
 
 from systol_compiler.draft import Draft, exclusive_consumers
-from systol_compiler.graph import Graph, Node, TensorType
+from systol_compiler.graph.float_graph import Graph, Node, TensorType
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,15 @@ from typing import Final, TypeVar
 import onnx
 from onnx import external_data_helper, helper, shape_inference, version_converter
 
-from systol_compiler.constants import MAX_ELEMENTS, ConstantFolder, tensor_value
-from systol_compiler.graph import OPSET, Graph, GraphOutput, Node, TensorType, dtype_name
+from systol_compiler.graph.float_graph import (
+    OPSET,
+    Graph,
+    GraphOutput,
+    Node,
+    TensorType,
+    dtype_name,
+)
+from systol_compiler.graph.folding import MAX_ELEMENTS, ConstantFolder, tensor_value
 from systol_hw.errors import InputError, UnsupportedModelError
 
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The float graph: reading ONNX, folding what is constant, and rewriting to canonical forms."""
