@@ -676,7 +676,7 @@ def main() -> None:
                     covers=entry.covers,
                     shapes=entry.shapes,
                     ranges=entry.ranges,
-                )  # fmt: skip
+                )
             )
     if not wanted:
         update_index(rows, {"dynamo", "torchscript"})
