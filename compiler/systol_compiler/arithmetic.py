@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     ACCUMULATOR_LIMIT,
     INT8_MAX,
     INT8_MIN,

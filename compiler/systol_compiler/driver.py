@@ -13,7 +13,7 @@ from systol_compiler.frontend import quantize_model
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.graph.importer import ModelSource
 from systol_compiler.model import CompiledModel, MachineSegment
-from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.old_quantized import QuantizedGraph
 from systol_compiler.quantizer import QuantizationOptions
 from systol_compiler.report import build_report
 from systol_compiler.search import BackendResult, Choice, build, search

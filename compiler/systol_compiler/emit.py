@@ -6,7 +6,7 @@ import numpy as np
 
 from systol_compiler.memory_plan import MemoryPlan
 from systol_compiler.model import Binding, LayerRange
-from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.old_quantized import QuantizedGraph
 from systol_compiler.schedule import Schedule
 from systol_compiler.tokens import BARRIER, synchronize
 from systol_compiler.weight_image import WeightImage

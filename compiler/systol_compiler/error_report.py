@@ -10,8 +10,8 @@ from systol_compiler.arithmetic import dequantize
 from systol_compiler.calibration import CalibrationData, FloatModel, batches, check_samples
 from systol_compiler.fusion import fuse
 from systol_compiler.graph.float_graph import Graph
+from systol_compiler.old_quantized import HostSegment, QuantizedGraph
 from systol_compiler.partition import partition
-from systol_compiler.quantized import HostSegment, QuantizedGraph
 from systol_compiler.quantized_reference import quantize_inputs, run_layers
 
 

@@ -7,7 +7,7 @@ from systol_compiler.calibration import CalibrationData
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.graph.importer import ModelSource, import_onnx
 from systol_compiler.graph.passes import Observer, run_pipeline
-from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.old_quantized import QuantizedGraph
 from systol_compiler.quantizer import QuantizationOptions, quantize_graph
 
 

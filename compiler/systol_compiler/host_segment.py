@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from systol_compiler.fusion import FusedGraph
 from systol_compiler.graph.float_graph import Array, TensorType, onnx_node, wrap_nodes
-from systol_compiler.quantized import HostOutput, HostSegment, QTensor
+from systol_compiler.old_quantized import HostOutput, HostSegment, QTensor
 from systol_compiler.rules import MACHINE_OPERATORS
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     DequantizeOutput,
     Int8Array,
     MachineLayer,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from systol_compiler.allocate import Allocation, Request, allocate
 from systol_compiler.lowering import lower
-from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.old_quantized import QuantizedGraph
 from systol_compiler.spill import (
     NO_SPILLS,
     STAGES,

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from systol_compiler.quantized import HostOutput, HostSegment, Output, QTensor, QuantizeInput
+from systol_compiler.old_quantized import HostOutput, HostSegment, Output, QTensor, QuantizeInput
 from systol_hw.arch import TAGS, Arch
 from systol_hw.errors import InputError
 from systol_hw.program import Program

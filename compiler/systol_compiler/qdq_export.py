@@ -12,7 +12,7 @@ from onnx import compose, helper, numpy_helper
 
 from systol_compiler.fusion import TO_NCHW, TO_NHWC
 from systol_compiler.graph.float_graph import Array, TensorType, wrap_nodes
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     DequantizeOutput,
     HostSegment,
     QConv2D,

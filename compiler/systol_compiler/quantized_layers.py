@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from systol_compiler.arithmetic import normalize_multiplier, prove_no_overflow, quantize
 from systol_compiler.fusion import FusedGraph, FusedLayer
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     Float32Array,
     Int8Array,
     Int32Array,

@@ -1,6 +1,6 @@
 """Readable text of a quantized graph: one line per tensor, boundary, layer and segment."""
 
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     DequantizeOutput,
     HostSegment,
     Layer,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from systol_compiler.arithmetic import dequantize, quantize
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     INT8_MAX,
     INT8_MIN,
     DequantizeOutput,

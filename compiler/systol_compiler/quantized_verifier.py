@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from systol_compiler.arithmetic import prove_no_overflow
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     INT8_MAX,
     INT8_MIN,
     MULTIPLIER_MAX,

@@ -13,8 +13,7 @@ from systol_compiler.calibration import CalibrationData, check_samples, collect_
 from systol_compiler.fusion import TO_NHWC, FusedGraph, View, fuse
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.host_segment import build_host_segment
-from systol_compiler.partition import partition
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     INT8_MAX,
     INT8_MIN,
     DequantizeOutput,
@@ -25,6 +24,7 @@ from systol_compiler.quantized import (
     QuantizedGraph,
     QuantizeInput,
 )
+from systol_compiler.partition import partition
 from systol_compiler.quantized_layers import build_layer, mean_error
 from systol_compiler.ranges import (
     METHODS,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.calibration import TensorStatistics
-from systol_compiler.quantized import INT8_MAX, INT8_MIN
+from systol_compiler.old_quantized import INT8_MAX, INT8_MIN
 from systol_hw.errors import UnsupportedModelError
 
 Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]

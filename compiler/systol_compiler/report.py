@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from systol_compiler.quantized import HostSegment, QLinear, QMaxPool, QuantizedGraph
+from systol_compiler.old_quantized import HostSegment, QLinear, QMaxPool, QuantizedGraph
 from systol_compiler.search import BackendResult, describe_choices
 from systol_compiler.work import MatrixWork
 from systol_hw.arch import Arch

@@ -13,7 +13,7 @@ import numpy as np
 
 from systol_compiler.graph.clips import clip_bounds
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.quantized import every_window_has_a_tap
+from systol_compiler.old_quantized import every_window_has_a_tap
 from systol_hw.errors import UnsupportedModelError
 
 MACHINE_OPERATORS: Final = ("Conv", "Gemm", "MaxPool", "Clip", "Flatten")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from systol_compiler.emit import EmittedProgram, choose_windows, emit
 from systol_compiler.memory_plan import MemoryPlan, plan_memory
-from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.old_quantized import QuantizedGraph
 from systol_compiler.schedule import LATE, Schedule, ScheduleOptions, schedule
 from systol_compiler.tiling import TiledNetwork, TilingOptions, tile
 from systol_compiler.tokens import SerialOrderNeededError

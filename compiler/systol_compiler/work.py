@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from systol_compiler.quantized import Int8Array, Int32Array, UInt8Array, window_output_size
+from systol_compiler.old_quantized import Int8Array, Int32Array, UInt8Array, window_output_size
 from systol_hw.errors import UnsupportedModelError
 
 

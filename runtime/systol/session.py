@@ -12,7 +12,7 @@ import onnxruntime
 from systol.device import Backend, Executor, WaveExecutor, find_backend
 from systol_compiler.arithmetic import dequantize, quantize
 from systol_compiler.model import Binding, CompiledModel, MachineSegment
-from systol_compiler.quantized import HostOutput, HostSegment, QuantizeInput
+from systol_compiler.old_quantized import HostOutput, HostSegment, QuantizeInput
 from systol_hw.assembly import format_word
 from systol_hw.counters import AMOUNTS
 from systol_hw.errors import InputError, MachineFaultError

@@ -15,7 +15,7 @@ from elftools.elf.sections import NoteSection, SymbolTableSection
 
 from systol.selftest import tiny_model
 from systol_compiler.model import Binding, CompiledModel, LayerRange, MachineSegment
-from systol_compiler.quantized import HostSegment
+from systol_compiler.old_quantized import HostSegment
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

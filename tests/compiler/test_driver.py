@@ -22,7 +22,7 @@ from systol_compiler.driver import (
 )
 from systol_compiler.frontend import quantize_model
 from systol_compiler.model import CompiledModel
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     DequantizeOutput,
     Layer,
     QConv2D,

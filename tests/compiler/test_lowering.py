@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from systol_compiler.lowering import lower
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     DequantizeOutput,
     Layer,
     QConv2D,

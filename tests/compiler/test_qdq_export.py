@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper, parser
 
 from systol_compiler.frontend import quantize_model
 from systol_compiler.qdq_export import export_qdq
-from systol_compiler.quantized import DequantizeOutput, QuantizedGraph
+from systol_compiler.old_quantized import DequantizeOutput, QuantizedGraph
 from systol_compiler.quantized_reference import evaluate
 
 Array = np.ndarray[Any, Any]

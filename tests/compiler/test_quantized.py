@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
 from systol_compiler.frontend import quantize_model
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     HostSegment,
     QConv2D,
     QLinear,

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from systol_compiler.quantized import QConv2D, QLinear, QMaxPool
+from systol_compiler.old_quantized import QConv2D, QLinear, QMaxPool
 from systol_compiler.quantized_reference import conv2d, linear, max_pool, requantize
 
 Array = np.ndarray[Any, Any]

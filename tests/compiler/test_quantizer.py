@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper, parser
 from systol_compiler.calibration import TensorStatistics
 from systol_compiler.error_report import error_report, print_report
 from systol_compiler.frontend import FrontendResult, quantize_model
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     DequantizeOutput,
     HostOutput,
     QConv2D,

@@ -8,7 +8,7 @@ import pytest
 
 from systol.bundled import calibration_images, model_path
 from systol_compiler.frontend import quantize_model
-from systol_compiler.quantized import QuantizedGraph
+from systol_compiler.old_quantized import QuantizedGraph
 from systol_compiler.schedule import Schedule, ScheduledItem, ScheduleOptions
 from systol_compiler.search import Choice, build
 from systol_compiler.tokens import BARRIER, SerialOrderNeededError, synchronize

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from systol_compiler.quantized import window_output_size
+from systol_compiler.old_quantized import window_output_size
 from systol_compiler.tiling import TiledWork, TilingOptions, tile
 from systol_compiler.work import WHOLE, Buffer, LoweredNetwork, MatrixWork, Window2D
 from systol_hw.arch import PRESETS, Arch

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from systol_compiler.quantized import HostSegment, QTensor
+from systol_compiler.old_quantized import HostSegment, QTensor
 from systol_hw.errors import BinaryFormatError
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")

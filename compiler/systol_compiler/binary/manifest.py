@@ -16,7 +16,7 @@ from systol_compiler.model import (
     MachineSegment,
     Segment,
 )
-from systol_compiler.quantized import (
+from systol_compiler.old_quantized import (
     INT8_MAX,
     INT8_MIN,
     DequantizeOutput,

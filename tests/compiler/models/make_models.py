@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))
-from corpus_files import save, update_index  # noqa: E402
+from corpus_files import save, update_index
 
 Array = np.ndarray[Any, Any]
 IMAGE = "float[2,4,8,8] x"
@@ -27,7 +27,8 @@ ROWS: list[dict[str, Any]] = []
 def f(*shape: int) -> Array:
     """Weights of variance 1 / inputs, where the last axes are the inputs."""
     scale = max(int(np.prod(shape[1:])), 1) ** -0.5
-    return (RNG.normal(size=shape) * scale).astype(np.float32)
+    values: Array = np.asarray(RNG.normal(size=shape) * scale, dtype=np.float32)
+    return values
 
 
 def positive(*shape: int) -> Array:
@@ -38,7 +39,7 @@ def ints(*values: int) -> Array:
     return np.array(values, dtype=np.int64)
 
 
-def norm(channels: int, stem: str = "n") -> dict[str, Array]:
+def norm(channels: int, stem: str = "n") -> dict[str, Any]:
     """Parameters of a batch normalization, named STEMg, b, m and v."""
     return {
         f"{stem}g": positive(channels),
@@ -382,12 +383,12 @@ def computed() -> None:
     """Shapes that the model computes, constants of every kind, control flow and functions."""
     chain = ("c = Conv(x, w) r = Relu(c) s = Shape(r) d = Gather<axis=0>(s, i) {} "
              "t = Concat<axis=0>(u, m) q = Reshape(r, t) y = MatMul(q, g)")
-    parts = {"w": f(4, 3, 3, 3), "i": ints(0)[0], "m": ints(-1), "g": f(64, 5)}
+    parts: dict[str, Any] = {"w": f(4, 3, 3, 3), "i": ints(0)[0], "m": ints(-1), "g": f(64, 5)}
     for opset in (7, 9, 11, 13, 17):
         unsqueeze = "u = Unsqueeze(d, ax)" if opset >= 13 else "u = Unsqueeze<axes=[0]>(d)"
         add(f"reshape_computed_opset{opset}", chain.format(unsqueeze), opset=opset,
             inputs="float[N,3,6,6] x", shapes={"N": 2}, covers=["Reshape computed"],
-            **parts, **({"ax": ints(0)} if opset >= 13 else {}))
+            **(parts | ({"ax": ints(0)} if opset >= 13 else {})))
     add("resize_to_computed_size", "s = Shape(z) h = Slice(s, two, four) t = Shape(x)"
         " n = Slice(t, zero, two) k = Concat<axis=0>(n, h)"
         ' r = Resize<mode="nearest">(x, , , k) y = Concat<axis=1>(r, z)', opset=13,

@@ -1,0 +1,78 @@
+"""What all nests have in common: operands, an output domain, and what an output box needs."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from systol_compiler.nests.operand import Box, Operand
+from systol_hw.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nest(ABC):
+    """Loops of one unit over boxes of buffers.
+
+    Attributes
+    ----------
+    name
+        Unique in the network.
+    layer
+        The quantized layer that it belongs to.
+    source_nodes
+        Names of the model's nodes.
+    output
+        Where results go. Its planes, lines, positions and width are the nest's output domain.
+    """
+
+    name: str
+    layer: str
+    source_nodes: tuple[str, ...]
+    output: Operand
+
+    @property
+    def domain(self) -> Box:
+        """All outputs: planes, rows, columns, channels."""
+        return self.output.box
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[Operand, ...]:
+        """Activation operands, constants left out."""
+
+    @property
+    @abstractmethod
+    def constants(self) -> tuple[str, ...]:
+        """Names of constant buffers that the vector unit reads: parameters, tables."""
+
+    @abstractmethod
+    def needs(self, box: Box) -> tuple[Box, ...]:
+        """What outputs `box` need of each operand in `reads`; never empty boxes."""
+
+    @abstractmethod
+    def verify(self) -> None:
+        """Check what the instruction fields can hold.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Names the layer, the rule and the value.
+        """
+
+    @property
+    @abstractmethod
+    def macs(self) -> int:
+        """Useful multiply-accumulates, padding taps included; 0 where the array does not work."""
+
+
+@dataclass(frozen=True)
+class Require:
+    """Checks of figures against what instruction fields hold."""
+
+    layer: str
+
+    def below(self, value: int, limit: int, what: str) -> None:
+        """Raise `UnsupportedModelError` unless -limit <= value < limit."""
+        if not -limit <= value < limit:
+            raise UnsupportedModelError(
+                f"layer {self.layer!r}: {what} must be below {limit} on this machine, but is "
+                f"{value}; split the layer, or make it smaller"
+            )

@@ -1,0 +1,1 @@
+"""What numbers are: ranges, scales, multipliers, and the tensors that hold them."""

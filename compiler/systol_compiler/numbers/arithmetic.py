@@ -1,0 +1,148 @@
+"""The fixed-point rules that the quantizer obeys: boundaries, multipliers and overflow proofs."""
+
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from systol_compiler.numbers.limits import (
+    ACCUMULATOR_LIMIT,
+    INT8_MAX,
+    INT8_MIN,
+    MULTIPLIER_MAX,
+    MULTIPLIER_MIN,
+    SHIFT_MAX,
+    Array,
+    Float32Array,
+    Int8Array,
+    bounds,
+)
+from systol_hw.errors import InputError, UnsupportedModelError
+
+INNER_SHIFT_MAX = 62
+"""Every shift from 49 on gives zero, and one of 62 leaves a sign bit of 64."""
+_FACTOR_LIMIT = 2**17 - 0.5
+"""From here on, a factor rounds to 2**17 with shift 0, which no pair can express."""
+
+
+def quantize(values: npt.ArrayLike, scale: float, zero_point: int) -> Int8Array:
+    """`saturate_int8(round_half_even(values / scale) + zero_point)` in float32.
+
+    Raises
+    ------
+    InputError
+        A value is NaN, which has no int8 neighbour. Infinities saturate.
+    """
+    real = np.asarray(values, dtype=np.float32)
+    if np.isnan(real).any():
+        raise InputError(
+            "an input to be quantized must not contain NaN; found "
+            f"{int(np.isnan(real).sum())} of {real.size} values; clean the data"
+        )
+    with np.errstate(over="ignore"):
+        steps = np.rint(real / np.float32(scale)) + np.float32(zero_point)
+    result: Int8Array = np.clip(steps, np.float32(INT8_MIN), np.float32(INT8_MAX)).astype(np.int8)
+    return result
+
+
+def dequantize(values: Int8Array, scale: float, zero_point: int) -> Float32Array:
+    """`(values - zero_point) * scale` in float32."""
+    # In place: a large output would otherwise be there three times.
+    real: Float32Array = values.astype(np.float32)
+    real -= np.float32(zero_point)
+    real *= np.float32(scale)
+    return real
+
+
+def normalize_multiplier(real: float | Fraction, place: str) -> tuple[int, int]:
+    """The pair (m, s), m in 2**16..2**17-1, s in 0..63, whose m / 2**s lies nearest to `real`.
+
+    s is the least shift for which `real * 2**s >= 2**16`, m rounds half to even, and an m of 2**17
+    carries into s. A `real` below 2**-47 gives the smallest pair, which maps every 32-bit
+    accumulator to zero just as `real` does.
+
+    Raises
+    ------
+    UnsupportedModelError
+        `real` is not a positive finite number below 2**17 - 1/2; `place` starts the message.
+    """
+    if not 0 < real < _FACTOR_LIMIT:
+        raise UnsupportedModelError(
+            f"{place}: the requantization factor scale_in * scale_weight / scale_out must lie in "
+            f"(0, 2**17 - 1/2), but is {float(real):g}; the output range is too narrow for these "
+            "weights: widen the Clip, or override the output tensor's scale"
+        )
+    exact = Fraction(real)
+    # The quotient of two numbers of n and d bits has n - d or n - d + 1 bits before its point.
+    shift = 17 - (exact.numerator.bit_length() - exact.denominator.bit_length())
+    if exact * Fraction(2) ** shift >= 2 * MULTIPLIER_MIN:
+        shift -= 1
+    multiplier = round(exact * Fraction(2) ** shift)
+    if multiplier > MULTIPLIER_MAX:
+        multiplier, shift = MULTIPLIER_MIN, shift - 1
+    if shift > SHIFT_MAX:
+        return MULTIPLIER_MIN, SHIFT_MAX
+    return multiplier, shift
+
+
+def accumulator_bounds(
+    weights: Int8Array, bias: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Least and greatest value that any partial or total sum of a channel can take.
+
+    `weights` is [O, ...], `bias` [O]; inputs, padding included, range over all of -128..127. The
+    bounds hold in whatever order products are added, with the bias first, last or never.
+    """
+    flat = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    wide_bias = bias.astype(np.int64)
+    greatest = np.maximum(flat * INT8_MAX, flat * INT8_MIN).sum(axis=1)
+    least = np.minimum(flat * INT8_MAX, flat * INT8_MIN).sum(axis=1)
+    return least + np.minimum(wide_bias, 0), greatest + np.maximum(wide_bias, 0)
+
+
+def prove_no_overflow(weights: Int8Array, bias: npt.NDArray[np.integer], place: str) -> None:
+    """Refuse weights and bias for which some int8 input could leave the 32-bit accumulator.
+
+    Raises
+    ------
+    UnsupportedModelError
+        A sum could reach a magnitude of 2**31; `place` starts the message.
+    """
+    least, greatest = accumulator_bounds(weights, bias)
+    magnitude = np.maximum(-least, greatest)
+    worst = int(np.argmax(magnitude))
+    if int(magnitude[worst]) >= ACCUMULATOR_LIMIT:
+        raise UnsupportedModelError(
+            f"{place}: |accumulator + bias| must stay below 2**31 for every int8 input, but output "
+            f"channel {worst} can reach {int(magnitude[worst])} over {weights[worst].size} "
+            "products; split the layer's input channels over two layers, or reduce its bias"
+        )
+
+
+def round_shift(product: Array, shift: int | Array) -> Array:
+    """`round_half_even(product / 2**shift)`, exact; int64 in, int64 out, |product| < 2**62."""
+    wide = np.asarray(product, np.int64)
+    bits = np.minimum(np.asarray(shift, np.int64), INNER_SHIFT_MAX)
+    floor = wide >> bits
+    twice = (wide - (floor << bits)) * 2
+    unit = np.int64(1) << bits
+    result: Array = floor + ((twice > unit) | ((twice == unit) & (floor % 2 == 1)))
+    return result
+
+
+def requantize(
+    total: Array, multipliers: Array, shifts: Array, zero_point: int, lo: int, hi: int,
+    width: int = 8,
+) -> Array:
+    """`total` (bias included; its last axis is that of the parameters) to int8 or int16: exact,
+    half to even, saturated, clipped (docs/numerics.md, 4)."""
+    product = np.asarray(total, np.int64) * np.asarray(multipliers, np.int64)
+    return saturate(round_shift(product, shifts) + zero_point, lo, hi, width)
+
+
+def saturate(values: Array, lo: int, hi: int, width: int = 8) -> Array:
+    """Clip to `lo..hi`, then to the range of `width` bits; int8 or int16."""
+    least, greatest = bounds(width)
+    clipped = np.clip(np.minimum(np.maximum(values, lo), hi), least, greatest)
+    result: Array = clipped.astype(np.int8 if width == 8 else np.int16)
+    return result

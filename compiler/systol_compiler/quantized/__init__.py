@@ -1,0 +1,1 @@
+"""The quantized graph: exact integers, decided here and never later."""

@@ -1,0 +1,33 @@
+"""How layers write themselves as QDQ ONNX: the interface; `calibrate.qdq_export` has it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from systol_compiler.numbers.limits import Array
+
+
+class QdqExporter(Protocol):
+    """Collects an ONNX graph of float operators between QuantizeLinear and DequantizeLinear."""
+
+    def real(self, tensor: str) -> str:
+        """The float32 value that holds the quantized tensor `tensor` (or constant), dequantized."""
+        ...
+
+    def weights(self, name: str, codes: Array, scales: Array, axis: int) -> str:
+        """The float32 value of int8 (or int32) `codes` behind a DequantizeLinear: scale by index
+        along `axis`, zero point 0."""
+        ...
+
+    def constant(self, values: Array) -> str:
+        """The name of an initializer of `values`."""
+        ...
+
+    def node(
+        self, op: str, inputs: Sequence[str], *, outputs: int = 1, **attributes: Any
+    ) -> list[str]:
+        """Append a node of the default domain; its results' names."""
+        ...
+
+    def result(self, tensor: str, value: str) -> None:
+        """Let the quantized tensor `tensor` hold the float value `value`, quantized."""
+        ...

@@ -1,0 +1,145 @@
+"""Operators: how a float node becomes layers. One module of `ops` an operator, one registry.
+
+A module of `systol_compiler.quantized.ops` states `OPERATORS`, a tuple of `Operator`. Its rules'
+docstrings are checks, messages and the page of supported operators at once.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from systol_compiler.graph.float_graph import Graph, Node
+
+if TYPE_CHECKING:
+    from systol_compiler.quantized.build import LayerBuilder
+
+Check = Callable[[Node, Graph], str | None]
+"""None if the node keeps the rule, else the value that breaks it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """`check`'s docstring is the text of the rule; `remedy` says what the author can do."""
+
+    check: Check
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return " ".join((self.check.__doc__ or "").split()).rstrip(".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What an operator asks of its tensors' numbers.
+
+    Attributes
+    ----------
+    same
+        Groups of tensors that must have one scale and zero point, as those that a move reads and
+        writes.
+    symmetric
+        Tensors whose zero point must be 0.
+    wide
+        Tensors that should have 16 bits (and then zero point 0).
+    fixed
+        (scale, zero point) by tensor, where the definition bounds the range.
+    """
+
+    same: tuple[tuple[str, ...], ...] = ()
+    symmetric: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, float, int], ...] = ()
+
+
+NO_WISH = Wish()
+
+
+def no_wish(node: Node, graph: Graph) -> Wish:
+    """Nothing."""
+    return NO_WISH
+
+
+def same_numbers(node: Node, graph: Graph) -> Wish:
+    """All operands that are not constant, and all results, have the same numbers."""
+    names = [name for name in node.inputs if name and name not in graph.constants]
+    floats = [name for name in (*names, *filter(None, node.outputs))
+              if graph.types[name].dtype == "float32"]
+    return Wish(same=(tuple(floats),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """How the machine runs nodes of a canonical float operator.
+
+    Attributes
+    ----------
+    names
+        Operators of the canonical graph.
+    rules
+        What a node must keep to run on the machine; one that breaks a rule goes to the host.
+    build
+        Adds the layers of a node to a builder.
+    wish
+        What it asks of its tensors' numbers.
+    clips
+        Whether a Clip that alone reads its result can be part of its layers (`LayerBuilder.clip`).
+    biases
+        Whether an Add of a constant, one value a channel of its last axis, that alone reads its
+        result can be part of its layers (`MachineNode.bias`).
+    moves
+        Whether it only moves values: it then goes wherever its neighbours are.
+    """
+
+    names: tuple[str, ...]
+    build: "Callable[[Node, LayerBuilder], None]"
+    rules: tuple[Rule, ...] = ()
+    wish: Callable[[Node, Graph], Wish] = no_wish
+    clips: bool = False
+    biases: bool = False
+    moves: bool = False
+
+    def broken(self, node: Node, graph: Graph) -> tuple[Rule, str] | None:
+        """The first rule that `node` breaks, and the value that breaks it."""
+        for rule in self.rules:
+            value = rule.check(node, graph)
+            if value is not None:
+                return rule, value
+        return None
+
+
+@cache
+def registry() -> dict[str, Operator]:
+    """The operators of all modules of `ops`, by float operator."""
+    from systol_compiler.quantized import ops
+
+    table: dict[str, Operator] = {}
+    for info in sorted(pkgutil.iter_modules(ops.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{ops.__name__}.{info.name}")
+        operators: Sequence[Operator] = getattr(module, "OPERATORS", ())
+        for operator in operators:
+            for name in operator.names:
+                assert name not in table, f"two modules have operator {name}"
+                table[name] = operator
+    return table
+
+
+def float32_tensors(node: Node, graph: Graph) -> str | None:
+    """tensors must be float32."""
+    for name in (*node.inputs, *node.outputs):
+        if name and name not in graph.constants and graph.types[name].dtype != "float32":
+            return f"{name!r} of type {graph.types[name].dtype}"
+    return None
+
+
+def computed_data(node: Node, graph: Graph) -> str | None:
+    """the first operand (data) must not be a constant."""
+    return f"{node.inputs[0]!r} is constant" if node.inputs[0] in graph.constants else None
+
+
+FLOAT32 = Rule(check=float32_tensors, remedy="export the model in float32")
+COMPUTED_DATA = Rule(check=computed_data, remedy="fold the node before exporting, or swap operands")

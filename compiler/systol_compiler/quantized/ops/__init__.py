@@ -1,0 +1,1 @@
+"""The operators of the machine: one module each, found by `operator.registry`."""
