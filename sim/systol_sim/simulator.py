@@ -16,8 +16,8 @@ from systol_sim.checker import check
 from systol_sim.compiled import (
     STEPPER,
     STREAMS,
+    compile_first,
     is_on_disk,
-    note_on_disk,
     wait_for_compilation,
 )
 from systol_sim.instruction_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
@@ -168,9 +168,10 @@ def step(
         streams = is_on_disk(STREAMS) or _rows_issued(table) >= _LONG_ROWS
     machine = new_machine(program, count, watchdog_cycles)
     log = np.full((count + 1, 4), -1, np.int64)
-    stepper = stream_program if streams and skip else step_program
-    stepper(machine, table.rows, table.order, log, skip)
-    note_on_disk(STREAMS if stepper is stream_program else STEPPER)
+    part, stepper = (STREAMS, stream_program) if streams and skip else (STEPPER, step_program)
+    arguments = machine, table.rows, table.order, log, skip
+    compile_first(part, stepper, *arguments)
+    stepper(*arguments)
     m = machine[0]
     fault = None
     if m["fault_cause"]:

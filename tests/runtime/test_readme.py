@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 240
+SECONDS = 900
 
 
 def _sessions(page: Path) -> list[tuple[str, list[str]]]:
@@ -38,7 +38,7 @@ def _shows(printed: list[str], shown: list[str]) -> str | None:
     return None
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_tour(tmp_path: Path) -> None:
     sessions = _sessions(ROOT / "README.md")
     assert len(sessions) >= 5

@@ -1,5 +1,6 @@
 """Machine code is kept on disk, and not beyond a change of any source that it came from."""
 
+import ast
 import importlib.util
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import numba
 import pytest
 
+import systol_sim.stepper  # noqa: F401  (before a test takes its place on disk away)
 from systol_sim import compiled
 
 SOURCE = textwrap.dedent("""
@@ -80,6 +82,9 @@ def test_only_what_is_missing_is_compiled_beside(monkeypatch: pytest.MonkeyPatch
             self.command = command
             started.append(command)
 
+        def poll(self) -> None:
+            return None
+
         def wait(self) -> None:
             waited.append(self.command[-1])
 
@@ -87,7 +92,7 @@ def test_only_what_is_missing_is_compiled_beside(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compiled, "is_on_disk", lambda part: part == compiled.VALUES)
     compiled.compile_beside(compiled.STEPPER, compiled.VALUES, compiled.STREAMS)
     assert [command[1:] for command in started] == [
-        ["-m", "systol_sim.precompile", part] for part in (compiled.STEPPER, compiled.STREAMS)
+        ["-P", "-m", "systol_sim.precompile", part] for part in (compiled.STEPPER, compiled.STREAMS)
     ]
     compiled.compile_beside(compiled.STEPPER)  # while these run, no more
     assert len(started) == 2
@@ -97,9 +102,35 @@ def test_only_what_is_missing_is_compiled_beside(monkeypatch: pytest.MonkeyPatch
     assert len(waited) == 2
 
 
+def test_sources_are_all_that_compiled_modules_import() -> None:
+    """Found here by Python's own parser; what is compiled may name a constant of any of them."""
+    root = Path(compiled.__file__).parents[2]
+
+    def imported(path: Path) -> set[Path]:
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+        places = [name.replace(".", "/") + ".py" for name in names]
+        return {root / top / place for top in ("hw", "sim") for place in places}
+
+    found = set(compiled.sources())
+    for path in (root / "sim" / "systol_sim").glob("*.py"):
+        if "from systol_sim.compiled import compiled" in path.read_text("utf-8"):
+            assert path in found, path
+    for path in found - {Path(compiled.__file__)}:
+        assert {p for p in imported(path) if p.is_file()} <= found, path
+    # Of the hardware these at least: the tables that instructions are decoded by, and the machine.
+    assert {"isa.py", "operations.py", "arch.py", "places.py"} <= {path.name for path in found}
+    # What only talks does not recompile anything.
+    assert "fuzz_report.py" not in {path.name for path in found}
+
+
 def test_an_unknown_part_is_refused() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "systol_sim.precompile", "everything"],
+        [sys.executable, "-P", "-m", "systol_sim.precompile", "everything"],
         capture_output=True, text=True, check=False, env=None,
     )  # fmt: skip
     assert done.returncode == 1

@@ -130,7 +130,6 @@ def test_simulator(micro: MicroProgram, run: Callable[[Program], RunResult]) -> 
 
 
 @pytest.mark.verilator
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("micro", MICRO_PROGRAMS, ids=lambda m: m.name)
 def test_rtl(micro: MicroProgram) -> None:
     _assert_expected(micro, run_verilated(micro.program, {}))

@@ -267,7 +267,7 @@ def test_an_explanation_names_a_line_and_not_its_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform == "win32", reason="trials end by a timer's signal")
 def test_simulator_mutants_are_found(tmp_path: Path) -> None:
     workshop = Workshop(ROOT, tmp_path)
@@ -283,7 +283,7 @@ def test_simulator_mutants_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform == "win32", reason="trials end by a timer's signal")
 def test_checker_mutants_are_found(tmp_path: Path) -> None:
     workshop = Workshop(ROOT, tmp_path)

@@ -263,7 +263,7 @@ def test_an_interrupt_ends_a_run_at_once() -> None:
     assert run(program, checked=True, watchdog_cycles=50).fault is not None
 
 
-PATIENCE_SECONDS = 2
+PATIENCE_SECONDS = 60
 """For a run to end after an interrupt; other work may keep the processors."""
 
 
@@ -322,4 +322,4 @@ def test_two_processes_build_one_library(
         first, second = pool.map(_library, range(2))
     assert first == second
     libraries = list((tmp_path / "systol" / "verilated").iterdir())
-    assert sorted(path.suffix for path in libraries) == [".key", ".so"]
+    assert sorted(path.suffix for path in libraries) == [".key", ".lock", ".so"]

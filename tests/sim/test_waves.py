@@ -174,7 +174,7 @@ def test_a_file_that_cannot_grow_ends_the_run_and_not_the_process(
     build.model_library(NANO, packed=True, waves=suffix)
     done = subprocess.run(
         [sys.executable, "-c", DRAWS_INTO_A_LIMITED_FILE, path],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     assert done.stdout == f"{path} cannot be written: File too large\nalive\n"
     assert 0 < path.stat().st_size <= LIMIT_BYTES

