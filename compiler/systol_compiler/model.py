@@ -128,7 +128,7 @@ class CompiledModel:
             The file cannot be written.
         """
         # Imported here: the writer reads these classes.
-        from systol_compiler.binary.writer import save
+        from systol_compiler.old_binary.writer import save
 
         save(self, path)
 
@@ -143,7 +143,7 @@ class CompiledModel:
         BinaryFormatError
             The file is damaged, truncated, hostile or of another version.
         """
-        from systol_compiler.binary.reader import load
+        from systol_compiler.old_binary.reader import load
 
         return load(path)
 

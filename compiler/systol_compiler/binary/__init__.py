@@ -1,1 +1,1 @@
-"""Accelerator binaries: ELF files that hold a `CompiledModel` (docs/binary.md)."""
+"""Compiled models: their parts, the file that holds them, and every check of both."""

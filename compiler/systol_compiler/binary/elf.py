@@ -14,7 +14,7 @@ EI_NIDENT = 16
 MACHINE = 0x5359
 """`e_machine`: an unregistered number, the letters "SY"."""
 ABI_STANDALONE = 255
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the layout and of the manifest; docs/binary.md says when it grows."""
 
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")

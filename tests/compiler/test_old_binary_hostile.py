@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from memory_peak import with_peak
 from systol.selftest import tiny_model
-from systol_compiler.binary import elf
-from systol_compiler.binary.reader import load, parse, read_sections
-from systol_compiler.binary.writer import chunks
+from systol_compiler.old_binary import elf
+from systol_compiler.old_binary.reader import load, parse, read_sections
+from systol_compiler.old_binary.writer import chunks
 from systol_compiler.model import MAX_STATED_BYTES, CompiledModel
 from systol_hw.errors import BinaryFormatError, InputError
 from systol_hw.program import Window

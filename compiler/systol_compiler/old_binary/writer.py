@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from systol_compiler.binary import elf
-from systol_compiler.binary.manifest import dump_manifest
+from systol_compiler.old_binary import elf
+from systol_compiler.old_binary.manifest import dump_manifest
 from systol_compiler.model import CompiledModel, MachineSegment
 from systol_hw.arch import INSTRUCTION_BYTES
 from systol_hw.atomic_file import replacing

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from systol_compiler.binary.fields import MAX_ELEMENTS, Fields, parse_json
+from systol_compiler.old_binary.fields import MAX_ELEMENTS, Fields, parse_json
 from systol_compiler.model import (
     Binding,
     CompiledModel,

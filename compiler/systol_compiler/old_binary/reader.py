@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from systol_compiler.binary import elf
-from systol_compiler.binary.host_graph import check_host_segment
-from systol_compiler.binary.manifest import MAX_MANIFEST_BYTES, parse_manifest
-from systol_compiler.binary.writer import NOTE_CHUNK, unsealed_chunks
+from systol_compiler.old_binary import elf
+from systol_compiler.old_binary.host_graph import check_host_segment
+from systol_compiler.old_binary.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from systol_compiler.old_binary.writer import NOTE_CHUNK, unsealed_chunks
 from systol_compiler.model import CompiledModel
 from systol_hw.errors import BinaryFormatError, InputError
 

@@ -1,0 +1,1 @@
+"""Accelerator binaries: ELF files that hold a `CompiledModel` (docs/binary.md)."""
