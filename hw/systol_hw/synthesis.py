@@ -79,7 +79,7 @@ def estimate(arch: Arch, *, packed: bool = True, log: Path | None = None) -> Est
             f"tee -q -o distributed.txt select -list t:{DISTRIBUTED_MEMORY}"
         )
         done = subprocess.run(
-            [sys.executable, "-c", _YOSYS, "-p", script],
+            [sys.executable, "-P", "-c", _YOSYS, "-p", script],
             cwd=scratch, capture_output=True, text=True, check=False, timeout=SYNTHESIS_SECONDS,
         )  # fmt: skip
         if log is not None:

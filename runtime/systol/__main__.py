@@ -1,6 +1,11 @@
 """The `systol` command and `python -m systol`: answers an interrupt from the first moment."""
 
+import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):
+    # `python -m` puts the working directory first on the path; what lies there is not Systol's.
+    del sys.path[0]
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from systol_hw.arch import Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.program import Program
+from systol_hw.safe_children import safe_children
 from systol_sim import reference, simulator
 from systol_sim.checker import check
 from systol_sim.comparison import TIMED_FAULTS, differences
@@ -134,7 +135,8 @@ def fuzz(
         results: Iterable[Report] = map(work, jobs)
         if processes > 1:
             # Leaving the block ends the workers: an interrupt does not wait for what is queued.
-            pool = stack.enter_context(Pool(processes, _leave_interrupts_to_the_parent))
+            with safe_children():
+                pool = stack.enter_context(Pool(processes, _leave_interrupts_to_the_parent))
             results = pool.imap(work, jobs)
         if state is not None:
             stack.callback(lambda: save_state(state, settings, report))

@@ -212,7 +212,7 @@ class Workshop:
         cache.mkdir(parents=True, exist_ok=True)
         path = cache / "record.json"
         path.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "systol_sim.mutant_trial", target, str(path)]
+        command = [sys.executable, "-P", "-m", "systol_sim.mutant_trial", target, str(path)]
         command += [str(base_cache)] if changed else []
         # A group of its own: compilers that it started must not outlive it.
         process = subprocess.Popen(

@@ -206,7 +206,7 @@ def _equal(
         (scratch / "prove.ys").write_text("\n".join(script), "utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-c", _YOSYS, "-q", "-s", "prove.ys"], cwd=scratch,
+                [sys.executable, "-P", "-c", _YOSYS, "-q", "-s", "prove.ys"], cwd=scratch,
                 capture_output=True, text=True, check=False, timeout=MODULE_SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired:

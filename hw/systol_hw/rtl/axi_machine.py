@@ -15,6 +15,7 @@ from systol_hw.arch import ALL_WINDOWS, Arch
 from systol_hw.rtl.axi import AxiLiteSignature, AxiMaster, AxiSignature
 from systol_hw.rtl.axi_lite import CONTROL_MEMBERS, AxiLiteRegisters
 from systol_hw.rtl.machine import Machine
+from systol_hw.safe_children import safe_children
 
 __all__ = ["AXI_TOP_NAME", "AxiMachine", "convert_axi_verilog"]
 
@@ -94,5 +95,7 @@ class AxiMachine(Component):
 
 def convert_axi_verilog(arch: Arch, packed: bool) -> str:
     """The Verilog of `arch`'s machine with AXI ports, its top module called `AXI_TOP_NAME`."""
-    text: str = verilog.convert(AxiMachine(arch, packed=packed), name=AXI_TOP_NAME, emit_src=False)
+    machine = AxiMachine(arch, packed=packed)
+    with safe_children():  # Amaranth runs yosys in one
+        text: str = verilog.convert(machine, name=AXI_TOP_NAME, emit_src=False)
     return text

