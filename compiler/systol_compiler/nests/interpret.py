@@ -265,9 +265,11 @@ class _Machine:
         memory = self.memory[operation.table]
         if not operation.wide:
             entries: Int64 = memory[:256].view(np.int8).astype(np.int64)
-            return 256 * entries[place]
+            looked_up: Int64 = 256 * entries[place]
+            return looked_up
         knots: Int64 = memory[:514].view("<i2").astype(np.int64)
-        return 256 * knots[place] + (knots[place + 1] - knots[place]) * rest
+        between: Int64 = 256 * knots[place] + (knots[place + 1] - knots[place]) * rest
+        return between
 
 
 def line_width(operand: Operand) -> int:
