@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from systol_compiler.nests.buffer import Buffer, Home
+from systol_compiler.nests.buffer import PLANE_ALIGNMENT, Buffer, Home
+from systol_compiler.nests.movement import Clip, copy_cycles, product_copy, row_cycles
 from systol_compiler.nests.nest import Nest
-from systol_compiler.nests.operand import (
-    Loop,
-    Operand,
-    common_loops,
-    image_operand,
-    loops_to_operands,
+from systol_compiler.nests.operand import Operand, image_operand
+from systol_compiler.nests.rows import (
+    channel_pieces,
+    contiguous,
+    pieces,
+    row_axis,
+    uniform,
 )
-from systol_compiler.nests.vector import Binary, Copy, Operation, VectorNest
+from systol_compiler.nests.vector import Copy, Operation, VectorNest
 from systol_compiler.nests.view import View, packed_strides
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.limits import bounds
@@ -202,126 +204,132 @@ class NestBuilder:
         """Nests of `operation` over all elements of `out`; `a` and `b` have its shape (broadcast
         ones with strides of 0).
 
-        `channel_axis` names the axis that per-channel parameters belong to: it must have stride 1
-        in all views. Otherwise loops are merged as far as strides allow, so that rows are as wide
-        as the array.
+        `channel_axis` names the axis that per-channel parameters belong to. Otherwise loops are
+        merged as far as strides allow, so that rows are as wide as the array. Operands that are
+        not contiguous along the result's rows are copied first where that is cheaper than rows of
+        one byte; a plain copy itself goes through the matrix unit then.
         """
+        least, greatest = bounds(8 * out.planes)
+        least, greatest = least if lo is None else lo, greatest if hi is None else hi
         views = [view for view in (out, a, b) if view is not None]
         if channel_axis is not None:
-            loops = common_loops([_without(view, channel_axis) for view in views])
-            width = out.shape[channel_axis]
-            self._vector(operation, views, loops, width, zero_point, lo, hi)
+            self._channelwise(operation, views, channel_axis, zero_point, least, greatest)
             return
-        if b is not None and any(b.strides) is False and b.size > 1:
-            views[2] = self._repeated(b)
-            self._uniform(operation, views, zero_point, lo, hi)
+        if operation == Copy():
+            if row_axis(out) is not None and self.buffers[views[1].buffer].data is not None:
+                views[1] = self._constant_rows(views[1], out)
+            copied = product_copy(self, out, views[1])
+            if copied is not None:
+                copied(Clip(lo=least, hi=greatest))
+                return
+            self._vector(operation, pieces(views, self.arch.columns), zero_point, least, greatest)
             return
-        loops = self._rows(views)
-        if b is not None and loops and loops[-1][1][:2] == (1, 1) and loops[-1][1][2] != 1:
-            # The machine reads operand B byte by byte along a row: spread out what repeats.
-            self.elementwise(
-                operation, out, a, self.spread(b, out), zero_point=zero_point, lo=lo, hi=hi
-            )
-            return
-        if not loops or any(stride != 1 for stride in loops[-1][1]):
-            self._vector(operation, views, loops, 1, zero_point, lo, hi)
-            return
-        outer, size, columns = loops[:-1], loops[-1][0], self.arch.columns
-        if outer or size <= columns:
-            self._vector(operation, views, outer, size, zero_point, lo, hi)
-            return
-        # One long run: rows of the array's width, and a rest.
-        rows = size // columns
-        steps = (columns,) * len(views)
-        self._vector(operation, views, [(rows, steps)], columns, zero_point, lo, hi)
-        if size % columns:
-            rest = [replace(v, offset=v.offset + rows * columns) for v in views]
-            self._vector(operation, rest, [], size % columns, zero_point, lo, hi)
+        if b is not None and out.size > 1 and uniform(b):
+            self._aligned(views, 2)
+            row = self._repeated(b)
+            parts = pieces(views[:2], self.arch.columns, repeated=row)
+        else:
+            self._aligned(views, len(views))
+            parts = pieces(views, self.arch.columns)
+        self._vector(operation, parts, zero_point, least, greatest)
 
-    def _rows(self, views: Sequence[View]) -> list[Loop]:
-        """Loops over `views`: as they are where the innermost axis fills the array's columns, so
-        that bands of image rows stay bands of image rows; else merged."""
-        split = common_loops(views, merge=False)
-        full = bool(split) and split[-1][0] % self.arch.columns == 0
-        if full and len(split) <= 4 and all(stride == 1 for stride in split[-1][1]):
-            return split
-        return common_loops(views)
+    def _channelwise(
+        self, operation: Operation, views: list[View], axis: int, zero_point: int, lo: int,
+        hi: int,
+    ) -> None:
+        out = views[0]
+        order = [*(k for k in range(len(out.shape)) if k != axis), axis]
+        for place, view in enumerate(views[1:], 1):
+            if not contiguous(view, axis):
+                views[place] = self.packed(view, order)
+        target = out if contiguous(out, axis) else self.scratch(out.shape, order, 8 * out.planes)
+        parts = channel_pieces([target, *views[1:]], axis)
+        self._vector(operation, parts, zero_point, lo, hi)
+        if target is not out:
+            self.elementwise(Copy(), out, target)
+
+    def _aligned(self, views: list[View], count: int) -> None:
+        """Replace those of the operands `views[1:count]` that are not contiguous along the rows
+        of `views[0]` by copies that are, where that is cheaper."""
+        out = views[0]
+        axis = row_axis(out)
+        if axis is None:
+            return
+        for place in range(1, count):
+            if self.buffers[views[place].buffer].data is not None:
+                views[place] = self._constant_rows(views[place], out)
+        odd = [place for place in range(1, count) if not contiguous(views[place], axis)]
+        if not odd:
+            return
+        dense = {place: _dense(views[place], axis) for place in odd}
+        order = _memory_order(out)
+        trial = [
+            view if place not in odd else replace(
+                view, strides=_rows_strides(dense[place].shape, order, view.shape)
+            )
+            for place, view in enumerate(views)
+        ]
+        cycles = row_cycles(trial, self)
+        for place in odd:
+            shape = dense[place].shape
+            target = replace(views[place], shape=shape, strides=packed_strides(shape, order))
+            cycles += copy_cycles(self, target, dense[place])
+        if cycles < row_cycles(views, self):
+            for place in odd:
+                shape = views[place].shape
+                views[place] = self.packed(dense[place], order).expand(shape)
+
+    def _constant_rows(self, view: View, out: View) -> View:
+        """A constant operand as it is read along the rows of `out`: repeated along as many axes
+        as fill a row of the array."""
+        order = _memory_order(out)
+        keep = [size if view.strides[k] != 0 else 1 for k, size in enumerate(view.shape)]
+        filled = 1
+        for axis in reversed(order):
+            if filled >= self.arch.columns or filled * out.shape[axis] > 16 * self.arch.columns:
+                break
+            keep[axis] = out.shape[axis]
+            filled *= out.shape[axis]
+        kept = replace(view, shape=tuple(keep))
+        if kept.is_packed(order):
+            return view
+        return self._gathered(kept, order).expand(view.shape)
+
+    def _gathered(self, view: View, order: Sequence[int]) -> View:
+        """The elements of a view of a constant as a constant of their own, packed in `order`."""
+        buffer = self.buffers[view.buffer]
+        assert buffer.data is not None
+        parts = [
+            _gather(buffer.data[plane * buffer.plane_pitch :], view).transpose(order).reshape(-1)
+            for plane in range(buffer.planes)
+        ]
+        pitch = -(-view.size // PLANE_ALIGNMENT) * PLANE_ALIGNMENT
+        data = np.zeros(pitch * (len(parts) - 1) + view.size, np.uint8)
+        for plane, values in enumerate(parts):
+            data[plane * pitch : plane * pitch + view.size] = values
+        return View(
+            buffer=self.constant(f"{view.buffer}.rows", data, planes=buffer.planes), offset=0,
+            shape=view.shape, strides=packed_strides(view.shape, order), planes=buffer.planes,
+        )
 
     def _repeated(self, view: View) -> View:
         """One row of the array's width of the element that `view` repeats everywhere."""
-        one = replace(view, shape=(1,), strides=(1,))
-        return self.spread(one, one.expand((self.arch.columns,)), (self.arch.columns,))
-
-    def _uniform(
-        self, operation: Operation, views: list[View], zero_point: int, lo: int | None,
-        hi: int | None,
-    ) -> None:
-        """As `elementwise`; the last view is one row that every row of the others meets."""
-        row, columns = views[2], self.arch.columns
-        for (offsets, size), outer in _runs(common_loops(views[:2]), views[:2]):
-            spots = [replace(v, offset=o) for v, o in zip(views[:2], offsets, strict=True)]
-            for low in range(0, size, columns) if outer else (0,):
-                width = min(columns, size - low)
-                moved = [replace(v, offset=v.offset + low) for v in spots]
-                turns = [(n, (*strides, 0)) for n, strides in outer]
-                if not outer and size > columns:
-                    turns, width = [(size // columns, (columns, columns, 0))], columns
-                self._vector(operation, [*moved, row], turns, width, zero_point, lo, hi)
-            if not outer and size > columns and size % columns:
-                done = size // columns * columns
-                rest = [replace(v, offset=v.offset + done) for v in spots]
-                self._vector(operation, [*rest, row], [], size % columns, zero_point, lo, hi)
-
-    def spread(self, view: View, out: View, shape: Sequence[int] | None = None) -> View:
-        """The elements of `view`, broadcast to `out`'s shape, without repetitions along the axis
-        in which `out` is contiguous: of a constant at once, else copied by the machine."""
-        wanted = tuple(out.shape if shape is None else shape)
-        wide = view.expand(wanted)
-        buffer = self.buffers[view.buffer]
-        along = [axis for axis, stride in enumerate(out.strides) if stride == 1]
-        keep = tuple(
-            size if wide.strides[axis] != 0 or axis in along or shape is not None else 1
-            for axis, size in enumerate(wanted)
-        )
-        dense = replace(wide, shape=keep)
-        order = sorted(range(len(keep)), key=lambda axis: -abs(out.strides[axis]))
-        if buffer.data is not None:
-            planes = [
-                _gather(buffer.data[plane * buffer.plane_pitch :], dense)
-                .transpose(order).reshape(-1)
-                for plane in range(buffer.planes)
-            ]
-            pitch = -(-planes[0].size // 64) * 64
-            data = np.zeros(pitch * (len(planes) - 1) + planes[0].size, np.uint8)
-            for plane, values in enumerate(planes):
-                data[plane * pitch : plane * pitch + values.size] = values
-            name = self.constant(f"{view.buffer}.spread", data, planes=buffer.planes)
-            target = View(
-                buffer=name, offset=0, shape=keep, strides=packed_strides(keep, order),
-                planes=buffer.planes,
-            )
-        else:
-            target = self.scratch(keep, order, 8 * view.planes)
-            self.elementwise(Copy(), target, dense)
-        return target.expand(wanted)
+        row = replace(view, shape=(self.arch.columns,), strides=(0,))
+        if self.buffers[view.buffer].data is not None:
+            return self._gathered(row, (0,))
+        return self.packed(row, (0,))
 
     def _vector(
-        self, operation: Operation, views: Sequence[View], loops: Sequence[Loop], width: int,
-        zero_point: int, lo: int | None, hi: int | None,
+        self, operation: Operation, parts: Sequence[Sequence[Operand]], zero_point: int, lo: int,
+        hi: int,
     ) -> None:
-        pieces = _bounded(list(loops), [view.offset for view in views])
-        for offsets, piece in pieces:
-            moved = [replace(v, offset=o) for v, o in zip(views, offsets, strict=True)]
-            operands = loops_to_operands(moved, piece, width)
-            least, greatest = bounds(8 * views[0].planes)
+        for output, *operands in parts:
             self.add(
                 VectorNest(
                     name=self.fresh(self.layer), layer=self.layer, source_nodes=self.sources,
-                    operation=operation, output=operands[0],
-                    a=operands[1] if len(operands) > 1 else None,
-                    b=operands[2] if isinstance(operation, Binary) else None,
-                    zero_point=zero_point,
-                    lo=least if lo is None else lo, hi=greatest if hi is None else hi,
+                    operation=operation, output=output, a=operands[0] if operands else None,
+                    b=operands[1] if len(operands) > 1 else None,
+                    zero_point=zero_point, lo=lo, hi=hi,
                 )
             )
 
@@ -387,34 +395,27 @@ def _gather(data: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
     return data[index]
 
 
-def _runs(
-    loops: list[Loop], views: Sequence[View]
-) -> list[tuple[tuple[list[int], int], list[Loop]]]:
-    """The contiguous run that all views share, and the loops around it."""
-    offsets = [view.offset for view in views]
-    if loops and all(stride == 1 for stride in loops[-1][1]):
-        return [((offsets, loops[-1][0]), loops[:-1])]
-    return [((offsets, 1), loops)]
+def _dense(view: View, axis: int) -> View:
+    """`view` without its repetitions, those along `axis` excepted."""
+    return replace(
+        view,
+        shape=tuple(
+            1 if stride == 0 and k != axis else size
+            for k, (size, stride) in enumerate(zip(view.shape, view.strides, strict=True))
+        ),
+    )
 
 
-def _without(view: View, axis: int) -> View:
-    return view.slice(axis, 0, 1)
+def _memory_order(view: View) -> tuple[int, ...]:
+    """The axes from the largest stride to the smallest."""
+    return tuple(sorted(range(len(view.shape)), key=lambda k: -abs(view.strides[k])))
 
 
-_MOST_TURNS = 65_535
-_MOST_PLANES = 256
-
-
-def _bounded(loops: list[Loop], offsets: list[int]) -> list[tuple[list[int], list[Loop]]]:
-    """Loops cut so that the last two fit instruction counts and the others are few planes."""
-    result = [(offsets, loops)]
-    for place in range(len(loops)):
-        cut: list[tuple[list[int], list[Loop]]] = []
-        for start, piece in result:
-            size, strides = piece[place]
-            for low in range(0, size, _MOST_TURNS):
-                part = min(_MOST_TURNS, size - low)
-                moved = [o + low * s for o, s in zip(start, strides, strict=True)]
-                cut.append((moved, [*piece[:place], (part, strides), *piece[place + 1 :]]))
-        result = cut
-    return result
+def _rows_strides(
+    shape: Sequence[int], order: Sequence[int], wide: Sequence[int]
+) -> tuple[int, ...]:
+    """Strides of a tensor of `shape` that lies packed in `order`, broadcast to the shape `wide`."""
+    return tuple(
+        stride if size == full else 0
+        for size, full, stride in zip(shape, wide, packed_strides(shape, order), strict=True)
+    )

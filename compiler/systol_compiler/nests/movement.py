@@ -1,0 +1,321 @@
+"""Copies between views that share no contiguous axis, by whichever unit is cheapest.
+
+The vector unit moves rows: where source and result are contiguous along different axes, its rows
+have one byte. Two products with ones and zeros move the same bytes by rows of the array:
+
+- a *selection* reads the bytes that a row of the result comes from, whatever their order, times a
+  constant matrix with one 1 in each column: permuted, stepped, reversed and repeated channels;
+- a *transposition* takes the source as weights, read transposed, and the identity as activations.
+
+Sums of one product are the codes themselves, and a multiplier of 1 keeps them: all three ways give
+the same bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from systol_compiler.nests.matrix import ActivationWeights, MatrixNest, StoredWeights
+from systol_compiler.nests.operand import Loop, Operand, common_loops
+from systol_compiler.nests.rows import rows
+from systol_compiler.nests.view import View
+from systol_compiler.numbers.limits import MULTIPLIER_MIN, Array, bounds
+
+if TYPE_CHECKING:
+    from systol_compiler.nests.builder import NestBuilder
+
+_ONE_SHIFT = 16
+"""`MULTIPLIER_MIN / 2**16` is 1."""
+_MATRIX_CYCLES = 400
+"""What a product takes beside its rows: weights and parameters on their way, the pipeline."""
+_WIDEST_SELECTION = 4096
+"""Bytes of a row that a selection takes at most."""
+_MOST_NESTS = 64
+"""Nests that one copy may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Bounds of the codes that are copied."""
+
+    lo: int
+    hi: int
+
+
+def row_cycles(views: Sequence[View], builder: "NestBuilder") -> int:
+    """Cycles of the vector unit for an operation over `views` (the result first), row by row."""
+    arch = builder.arch
+    loops, width = rows(views, arch.columns)
+    slots = max(view.planes for view in views[1:]) + views[0].planes - 1
+    turns = prod(size for size, _ in loops) * -(-width // arch.columns)
+    return turns * slots * (arch.columns // arch.vector_lanes)
+
+
+def copy_cycles(builder: "NestBuilder", out: View, source: View) -> int:
+    """Cycles of the cheapest copy."""
+    return min(cycles for cycles, _ in _ways(builder, out, source))
+
+
+def product_copy(
+    builder: "NestBuilder", out: View, source: View
+) -> "Callable[[Clip], None] | None":
+    """What adds nests of the matrix unit that copy `source` to `out`; None where the vector unit
+    is at least as fast."""
+    return min(_ways(builder, out, source), key=lambda way: way[0])[1]
+
+
+def _ways(
+    builder: "NestBuilder", out: View, source: View
+) -> "list[tuple[int, Callable[[Clip], None] | None]]":
+    ways: list[tuple[int, Callable[[Clip], None] | None]] = [
+        (row_cycles([out, source], builder), None)
+    ]
+    if ways[0][0] <= _MATRIX_CYCLES:
+        return ways
+    for plan in (_Selection.plan(builder, out, source), _Transposition.plan(builder, out, source)):
+        if plan is not None:
+            ways.append((plan.cycles + _MATRIX_CYCLES, plan.emit))
+    return ways
+
+
+def _product(
+    builder: "NestBuilder", weights: StoredWeights | ActivationWeights, *, source: Operand,
+    output: Operand, step_bytes: int, tile_bytes: int, clip: Clip,
+) -> None:
+    ones = np.full(output.width, MULTIPLIER_MIN, np.int64)
+    builder.add(
+        MatrixNest(
+            name=builder.fresh(builder.layer), layer=builder.layer,
+            source_nodes=builder.sources, output=output, input=source, outputs=output.width,
+            size=(output.lines, output.positions), step_bytes=step_bytes, weights=weights,
+            tile_outputs=builder.arch.columns, tile_bytes=tile_bytes,
+            parameters=builder.parameters(
+                np.zeros_like(ones), ones, np.full_like(ones, _ONE_SHIFT)
+            ),
+            zp_in=0, zp_out=0, lo=clip.lo, hi=clip.hi,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tile:
+    """Columns `first .. first + len(pattern) - 1` of a row, `pattern` bytes behind `base`; and
+    `count` such tiles, one after the other, whose bases lie `pitch` bytes apart."""
+
+    first: int
+    base: int
+    pattern: tuple[int, ...]
+    count: int = 1
+    pitch: int = 0
+
+    @property
+    def span(self) -> int:
+        """Bytes that it reads of a row."""
+        return max(self.pattern) + 1
+
+    @property
+    def width(self) -> int:
+        """Columns of all its tiles."""
+        return self.count * len(self.pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Selection:
+    """Rows of the result as products of a row of the source's bytes with ones and zeros."""
+
+    builder: "NestBuilder"
+    out: View
+    source: View
+    loops: tuple[Loop, ...]
+    """Planes, then lines and positions, of the result and of the source."""
+    tiles: tuple[_Tile, ...]
+    cycles: int
+
+    @classmethod
+    def plan(cls, builder: "NestBuilder", out: View, source: View) -> "_Selection | None":
+        arch = builder.arch
+        loops = common_loops([out, source])
+        if not loops or loops[-1][1][0] != 1:
+            return None
+        # The row: loops that are one run of the result's bytes, wherever the source has them.
+        offsets = np.zeros(1, np.int64)
+        while loops and loops[-1][1][0] == offsets.size:
+            size, (_, stride) = loops[-1]
+            if offsets.size * size > _WIDEST_SELECTION:
+                break
+            offsets = (np.arange(size)[:, None] * stride + offsets).reshape(-1)
+            loops.pop()
+        if offsets.size == 1:
+            return None
+        placed = _lines_and_positions(loops)
+        tiles = _merged(_tiles(offsets, arch.columns))
+        if placed is None or len(tiles) > _MOST_NESTS:
+            return None
+        slots = arch.columns // arch.vector_lanes * out.planes
+        turns = sum(
+            tile.count * max(-(-tile.span // arch.rows) * source.planes, slots) for tile in tiles
+        )
+        return cls(
+            builder=builder, out=out, source=source, loops=tuple(placed), tiles=tuple(tiles),
+            cycles=turns * prod(size for size, _ in loops),
+        )
+
+    def emit(self, clip: Clip) -> None:
+        *planes, lines, positions = self.loops
+        starts = [_starts(view.offset, planes, i) for i, view in enumerate((self.out, self.source))]
+        for tile in self.tiles:
+            reach = tile.span + (tile.count - 1) * tile.pitch
+            output, source = (
+                Operand(
+                    buffer=view.buffer, planes=tuple(start + offset for start in starts[i]),
+                    lines=lines[0], positions=positions[0], width=width, line_pitch=lines[1][i],
+                    position_pitch=positions[1][i], byte_planes=view.planes,
+                )
+                for i, (view, offset, width) in enumerate(
+                    ((self.out, tile.first, tile.width), (self.source, tile.base, reach))
+                )
+            )
+            ones = np.zeros((tile.span, tile.width), np.int8)
+            ones[np.tile(tile.pattern, tile.count), np.arange(tile.width)] = 1
+            _product(
+                self.builder, StoredWeights(values=ones), source=source, output=output,
+                step_bytes=tile.span, tile_bytes=tile.pitch, clip=clip,
+            )
+
+
+def _tiles(offsets: Array, columns: int) -> list[_Tile]:
+    tiles = []
+    for first in range(0, offsets.size, columns):
+        part = offsets[first : first + columns]
+        base = int(part.min())
+        tiles.append(_Tile(first=first, base=base, pattern=tuple((part - base).tolist())))
+    return tiles
+
+
+def _merged(tiles: Sequence[_Tile]) -> list[_Tile]:
+    """Neighbours of one pattern at equal distances as one."""
+    merged: list[_Tile] = []
+    for tile in tiles:
+        last = merged[-1] if merged else None
+        if last is not None and last.pattern == tile.pattern:
+            pitch = last.pitch if last.count > 1 else tile.base - last.base
+            if pitch >= 0 and tile.base == last.base + last.count * pitch:
+                merged[-1] = replace(last, count=last.count + 1, pitch=pitch)
+                continue
+        merged.append(tile)
+    return merged
+
+
+def _lines_and_positions(loops: Sequence[Loop]) -> list[Loop] | None:
+    """The loops with those of lines and positions last, which the matrix unit can walk: forwards,
+    within the reach of its steps. None if planes would be too many."""
+    rest = list(loops)
+    chosen: list[Loop] = []
+    # A line of the source has all its positions, so these lie closest together.
+    for limit in (1 << 19, 1 << 23):
+        fitting = [
+            loop for loop in rest
+            if 0 < loop[1][1] < limit and abs(loop[1][0]) < limit
+            and loop[0] * loop[1][1] < 1 << 22 and loop[0] <= 65_535
+            and (not chosen or loop[1][1] >= chosen[0][0] * chosen[0][1][1])
+        ]
+        if not fitting:
+            break
+        best = max(fitting, key=lambda loop: loop[0])
+        rest.remove(best)
+        chosen.insert(0, best)
+    while len(chosen) < 2:
+        chosen.insert(0, (1, (0, 0)))
+    if prod(size for size, _ in rest) > 4 * _MOST_NESTS:
+        return None
+    return [*rest, *chosen]
+
+
+def _starts(offset: int, loops: Sequence[Loop], index: int) -> list[int]:
+    turns = product(*(range(size) for size, _ in loops))
+    return [
+        offset + sum(i * strides[index] for i, (_, strides) in zip(turn, loops, strict=True))
+        for turn in turns
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Transposition:
+    """The source as transposed weights under the identity: the array's rows at a time."""
+
+    builder: "NestBuilder"
+    out: View
+    source: View
+    planes: tuple[Loop, ...]
+    across: Loop
+    """The loop along which the source is contiguous."""
+    along: Loop
+    """The loop along which the result is contiguous."""
+    cycles: int
+
+    @classmethod
+    def plan(cls, builder: "NestBuilder", out: View, source: View) -> "_Transposition | None":
+        arch = builder.arch
+        loops = common_loops([out, source])
+        along = [loop for loop in loops if loop[1][0] == 1]
+        across = [loop for loop in loops if loop[1][1] == 1]
+        if not along or not across or along[0] is across[0] or along[0][1][1] <= 0:
+            return None
+        rest = [loop for loop in loops if loop is not along[0] and loop is not across[0]]
+        full, part = divmod(across[0][0], arch.rows)
+        turns = prod(size for size, _ in rest)
+        if turns * (full + 1) > 16 * _MOST_NESTS or not 0 < across[0][1][0] < 1 << 23:
+            return None
+        if along[0][1][1] >= 1 << 19:
+            return None
+        slots = arch.columns // arch.vector_lanes * out.planes
+        # Tiles of the array's rows arrive while others are in use; results leave row by row.
+        block = full * max(arch.rows * slots, arch.rows * source.planes)
+        block += max(part * slots, arch.rows * source.planes) if part else 0
+        return cls(
+            builder=builder, out=out, source=source, planes=tuple(rest), across=across[0],
+            along=along[0], cycles=turns * -(-along[0][0] // arch.columns) * block,
+        )
+
+    def emit(self, clip: Clip) -> None:
+        step = self.builder.arch.rows
+        full, part = divmod(self.across[0], step)
+        if full:
+            self._blocks(0, full, step, clip)
+        if part:
+            self._blocks(full * step, 1, part, clip)
+
+    def _blocks(self, first: int, count: int, size: int, clip: Clip) -> None:
+        """`count` blocks of `size` of the source's bytes, from `first` on."""
+        (out_pitch, _), (_, source_pitch) = self.across[1], self.along[1]
+        loops = [*self.planes, (count, (size * out_pitch, size))]
+        eye = np.eye(size, dtype=np.int8).view(np.uint8).reshape(-1)
+        identity = self.builder.constant(f"{self.builder.layer}.identity", eye)
+        targets = _starts(self.out.offset + first * out_pitch, loops, 0)
+        weights = Operand(
+            buffer=self.source.buffer, planes=tuple(_starts(self.source.offset + first, loops, 1)),
+            lines=self.along[0], positions=1, width=size, line_pitch=source_pitch,
+            position_pitch=0, byte_planes=self.source.planes,
+        )
+        _product(
+            self.builder, ActivationWeights(operand=weights, transpose=True),
+            source=Operand(
+                buffer=identity, planes=(0,) * len(targets), lines=size, positions=1, width=size,
+                line_pitch=size, position_pitch=size,
+            ),
+            output=Operand(
+                buffer=self.out.buffer, planes=tuple(targets), lines=size, positions=1,
+                width=self.along[0], line_pitch=out_pitch, position_pitch=0,
+                byte_planes=self.out.planes,
+            ),
+            step_bytes=size, tile_bytes=0, clip=clip,
+        )
+
+
+def whole_range(view: View) -> Clip:
+    """Bounds that clip nothing."""
+    return Clip(lo=bounds(8 * view.planes)[0], hi=bounds(8 * view.planes)[1])
