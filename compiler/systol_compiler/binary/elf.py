@@ -99,10 +99,10 @@ def pack_note(digest: bytes) -> bytes:
 
 
 def pack_strings(strings: list[str]) -> tuple[bytes, list[int]]:
-    """A string table and the offset of each string in it; the empty string is at 0."""
-    table, offsets = bytearray(1), []
+    """A string table and the offset of each string in it; equal ones share it, "" is at 0."""
+    table, places = bytearray(1), {"": 0}
     for string in strings:
-        offsets.append(len(table) if string else 0)
-        if string:
+        if string not in places:
+            places[string] = len(table)
             table += string.encode() + b"\0"
-    return bytes(table), offsets
+    return bytes(table), [places[string] for string in strings]

@@ -3,18 +3,19 @@
 import json
 import re
 from collections.abc import Callable
+from math import prod
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from systol_compiler.binary.check import MAX_RANK
 from systol_hw.errors import BinaryFormatError
 
 T = TypeVar("T")
 _INTEGER_LIMIT = 1 << 63
 _INTEGER_DIGITS = 20
-MAX_RANK = 8
 MAX_ELEMENTS = 1 << 31
-_FRACTION = re.compile(r"[0-9]{1,4}(/[0-9]{1,4})?\Z")
+_FRACTION = re.compile(r"[1-9][0-9]{0,3}(/[1-9][0-9]{0,3})?\Z")
 
 
 def parse_json(data: bytes) -> object:
@@ -122,12 +123,9 @@ class Fields:
         return tuple(values)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A shape of one to `MAX_RANK` dimensions and at most `MAX_ELEMENTS` elements."""
+        """A shape of at most `MAX_RANK` dimensions and `MAX_ELEMENTS` elements."""
         shape = self.integers(name, 1, MAX_ELEMENTS)
-        elements = 1
-        for dimension in shape:
-            elements *= dimension
-        if not shape or elements > MAX_ELEMENTS:
+        if prod(shape) > MAX_ELEMENTS:
             self.fail(name, f"a shape of at most {MAX_ELEMENTS} elements", shape)
         return shape
 
@@ -137,6 +135,16 @@ class Fields:
         if not _FRACTION.match(value):
             self.fail(name, "a fraction such as 340/7", value)
         return value
+
+    def rows(self, name: str, width: int, high: int) -> list[tuple[int, ...]]:
+        """A list of lists of `width` integers in `0..high`."""
+        rows = []
+        for row in self._list(name):
+            good = type(row) is list and len(row) == width
+            if not good or any(type(v) is not int or not 0 <= v <= high for v in row):
+                self.fail(name, f"a list of lists of {width} integers in 0..{high}", row)
+            rows.append(tuple(row))
+        return rows
 
     def child(self, name: str) -> "Fields":
         """An object; the caller calls its `done`."""

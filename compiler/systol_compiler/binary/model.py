@@ -1,0 +1,56 @@
+"""A compiled model: what the compiler makes, a binary holds and the runtime runs."""
+
+from dataclasses import dataclass
+
+from systol_compiler.binary.check import check_network
+from systol_compiler.binary.network import (
+    Binding,
+    HostSegment,
+    LayerRange,
+    MachineSegment,
+    ModelInput,
+    ModelOutput,
+    Network,
+    Segment,
+)
+
+__all__ = [
+    "Binding",
+    "CompiledModel",
+    "HostSegment",
+    "LayerRange",
+    "MachineSegment",
+    "ModelInput",
+    "ModelOutput",
+    "Segment",
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CompiledModel(Network):
+    """A network whose parts fit each other: checked at construction. Parameters as of `Network`.
+
+    `binary.writer.save` writes it to a file, `binary.reader.load` reads one.
+
+    Raises
+    ------
+    InputError
+        The parts do not fit each other: a tensor that nothing describes, that nothing wrote
+        before it is read, that lies outside its window, a host graph that may not run, and so on.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_network(self)
+
+    def __repr__(self) -> str:
+        machine, host = len(self.machine_segments), len(self.host_segments)
+        values = [
+            *(f"{item.name}: {self.real[item.name]}" for item in self.inputs),
+            "->",
+            *(f"{item.name}: {self.real[item.tensor]}" for item in self.outputs),
+        ]
+        return (
+            f"CompiledModel({self.name!r} for {self.arch.name}, {' '.join(values)}, "
+            f"{machine} machine and {host} host segments)"
+        )
