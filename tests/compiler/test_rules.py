@@ -72,12 +72,6 @@ REFUSED = [
         id="channels",
     ),
     pytest.param(
-        "g (float16[1,4,8,8] x) => (float16[A,B,C,D] y) { y = Conv(x, w) }",
-        {"w": W4.astype(np.float16)},
-        r"\(Conv\): tensors and weights must be float32; found 'x' of type float16; export",
-        id="float16",
-    ),
-    pytest.param(
         IMAGE + "{ y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x) }",
         {},
         r"\(MaxPool\): ceil_mode must be 0; found ceil_mode 1; pad explicitly",

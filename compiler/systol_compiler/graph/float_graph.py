@@ -16,12 +16,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from systol_compiler.graph.older_form import written_out
 from systol_hw.errors import InputError
 
 Array: TypeAlias = npt.NDArray[Any]
 
-OPSET: Final = 13
-"""Models of an older operator set are converted to this one on import."""
+OPSET: Final = 21
+"""Graphs are of this operator set, whatever the model's own: the newest that ONNX Runtime has known
+for years, and the first in which GroupNormalization has one scale for each channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,11 @@ def wrap_nodes(
     outputs: Mapping[str, TensorType],
     constants: Mapping[str, Array],
 ) -> onnx.ModelProto:
-    """An ONNX model of `nodes`; of `constants`, it holds those that the nodes read."""
+    """An ONNX model of `nodes`; of `constants`, it holds those that the nodes read.
+
+    Operators that came after operator set `opset` are written out by older ones.
+    """
+    nodes = [part for node in nodes for part in written_out(node, opset)]
     read = {used for node in nodes for used in node.input}
     graph = helper.make_graph(
         nodes,

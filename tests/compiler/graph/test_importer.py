@@ -71,7 +71,7 @@ def test_unnamed_dimension_is_bound_by_input_and_axis() -> None:
 def test_old_operator_set_is_converted() -> None:
     proto = model("g (float[1,4] x) => (float[1,4] y) { y = Clip<min=-1.0, max=2.0>(x) }", opset=9)
     graph = import_onnx(proto)
-    assert graph.opset == 13
+    assert graph.opset == 21
     (node,) = graph.nodes
     assert [float(graph.constants[name]) for name in node.inputs[1:]] == [-1.0, 2.0]
 
@@ -168,7 +168,7 @@ def test_huge_constant_is_never_allocated() -> None:
         shape=np.array([1 << 62], dtype=np.int64),
     )
     with pytest.raises(
-        UnsupportedModelError, match=r"ConstantOfShape.*67108864 elements at most together"
+        UnsupportedModelError, match=r"ConstantOfShape.*between 1 and 268435456 elements"
     ):
         import_onnx(proto)
 
@@ -208,7 +208,7 @@ def test_control_flow() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(UnsupportedModelError, match=r"node 'choice' \(If\): control flow"):
+    with pytest.raises(UnsupportedModelError, match=r"node 'choice' \(If\): which branch"):
         import_onnx(proto)
 
 
