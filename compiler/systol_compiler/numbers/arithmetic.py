@@ -1,6 +1,7 @@
 """The fixed-point rules that the quantizer obeys: boundaries, multipliers and overflow proofs."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,15 @@ _FACTOR_LIMIT = 2**17 - 0.5
 """From here on, a factor rounds to 2**17 with shift 0, which no pair can express."""
 
 
-def quantize(values: npt.ArrayLike, scale: float, zero_point: int) -> Int8Array:
-    """`saturate_int8(round_half_even(values / scale) + zero_point)` in float32.
+def quantize(
+    values: npt.ArrayLike, scale: float, zero_point: int, width: int = 8
+) -> npt.NDArray[Any]:
+    """`saturate(round_half_even(values / scale) + zero_point)` in float32, int8 or int16.
 
     Raises
     ------
     InputError
-        A value is NaN, which has no int8 neighbour. Infinities saturate.
+        A value is NaN, which has no neighbour among the integers. Infinities saturate.
     """
     real = np.asarray(values, dtype=np.float32)
     if np.isnan(real).any():
@@ -39,13 +42,19 @@ def quantize(values: npt.ArrayLike, scale: float, zero_point: int) -> Int8Array:
             "an input to be quantized must not contain NaN; found "
             f"{int(np.isnan(real).sum())} of {real.size} values; clean the data"
         )
+    least, greatest = bounds(width)
     with np.errstate(over="ignore"):
         steps = np.rint(real / np.float32(scale)) + np.float32(zero_point)
-    result: Int8Array = np.clip(steps, np.float32(INT8_MIN), np.float32(INT8_MAX)).astype(np.int8)
+    kind = np.int8 if width == 8 else np.int16
+    result: npt.NDArray[Any] = np.clip(
+        steps, np.float32(least), np.float32(greatest)
+    ).astype(kind)
     return result
 
 
-def dequantize(values: Int8Array, scale: float, zero_point: int) -> Float32Array:
+def dequantize(
+    values: npt.NDArray[np.signedinteger], scale: float, zero_point: int
+) -> Float32Array:
     """`(values - zero_point) * scale` in float32."""
     # In place: a large output would otherwise be there three times.
     real: Float32Array = values.astype(np.float32)
