@@ -1,0 +1,1 @@
+"""Decisions: how nests are cut, what lies where and for how long, what streams."""

@@ -1,0 +1,257 @@
+"""Places requests in the unified buffer by liveness: who is alive together never overlaps.
+
+Among the free places, the one is best that keeps units out of each other's way: Store goes before
+the matrix unit in a bank that both read, Load before the vector unit in one that both write, and
+what is written where Store still reads has to wait.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from systol_hw.arch import Arch
+
+Times = tuple[int, int]
+"""First and last time, both included."""
+_CALM_REQUESTS = 1500
+"""Above, requests take the lowest place: weighing each place costs the square of their number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """`size_bytes` that are in use from time `first` to time `last`, both included.
+
+    `high` asks for the highest place instead of the lowest: for what the vector unit reads while
+    the matrix unit reads activations, which go before it in their bank in every cycle.
+    """
+
+    name: str
+    size_bytes: int
+    first: int
+    last: int
+    high: bool = False
+    read: Times | None = None
+    """When the matrix or the vector unit reads it."""
+    stored: Times | None = None
+    """When Store reads it; the last may be the one behind its life."""
+    loaded: Times | None = None
+    """When Load writes it."""
+    written: Times | None = None
+    """When the vector unit writes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Addresses by request name; `peak_bytes` is what low and high places take together."""
+
+    requests: tuple[Request, ...]
+    addresses: Mapping[str, int]
+    peak_bytes: int
+
+    def shared_banks(self, arch: Arch) -> int:
+        """Banks in which Store and another unit read, for each two requests and each time."""
+        read: dict[int, list[Request]] = {}
+        for item in self.requests:
+            if item.read is not None:
+                for time in range(item.read[0], item.read[1] + 1):
+                    read.setdefault(time, []).append(item)
+        at = self.addresses
+        return sum(
+            _common_banks(at[item.name], item.size_bytes, at[other.name], other.size_bytes, arch)
+            for item in self.requests if item.stored is not None
+            for time in range(item.stored[0], item.stored[1] + 1)
+            for other in read.get(time, ())
+        )
+
+    def verify(self, arch: Arch) -> None:
+        """Check that all lies in the buffer and that nothing alive together overlaps."""
+        low = np.array([self.addresses[item.name] for item in self.requests])
+        end = low + np.array([item.size_bytes for item in self.requests])
+        first = np.array([item.first for item in self.requests])
+        last = np.array([item.last for item in self.requests])
+        assert (low >= 0).all() and (end <= arch.ub_bytes).all()
+        for i, item in enumerate(self.requests):
+            clash = (first[:i] <= item.last) & (item.first <= last[:i])
+            clash &= (low[:i] < end[i]) & (low[i] < end[:i])
+            assert not clash.any(), (item.name, self.requests[int(np.argmax(clash))].name)
+
+    def __str__(self) -> str:
+        lines = [f"unified buffer, {self.peak_bytes} bytes used {{"]
+        for item in sorted(self.requests, key=lambda r: (r.first, self.addresses[r.name])):
+            low = self.addresses[item.name]
+            lines.append(
+                f"  {low:#08x}..{low + item.size_bytes - 1:#08x} %{item.name} "
+                f"times {item.first}..{item.last}"
+            )
+        return "\n".join([*lines, "}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overflow:
+    """Why an allocation failed: `request` found no place."""
+
+    request: Request
+
+
+def allocate(
+    requests: Sequence[Request], arch: Arch, *, apart: bool = False
+) -> Allocation | Overflow:
+    """Addresses for all of `requests`, or the one for which neither greedy placement finds a place.
+
+    With `apart`, no other request shares a bank of the unified buffer with a high one.
+
+    High requests choose first and take the highest aligned address that is free throughout their
+    life. Then, in the first attempt, the largest (in eighths of a bank, so that time orders about
+    equal ones) take the free place where units disturb each other least, the lowest of equals. If
+    that does not fit, the largest take the lowest free address.
+    """
+    if len(requests) <= _CALM_REQUESTS:
+        placed = _place(requests, arch, apart, calm=True)
+        if isinstance(placed, Allocation):
+            return placed
+    return _place(requests, arch, apart, calm=False)
+
+
+class _Placed:
+    """What has a place, as arrays that grow."""
+
+    def __init__(self, most: int) -> None:
+        self.numbers: npt.NDArray[np.int64] = np.zeros((4, most), np.int64)
+        self.items: list[Request] = []
+
+    def add(self, item: Request, address: int) -> None:
+        column = (item.first, item.last, address, address + item.size_bytes)
+        self.numbers[:, len(self.items)] = column
+        self.items.append(item)
+
+    def near(self, item: Request) -> npt.NDArray[np.int64]:
+        """Indices of what is alive beside `item`, or just before or after."""
+        first, last = self.numbers[:2, : len(self.items)]
+        return np.flatnonzero((first - 1 <= item.last) & (item.first <= last + 1))
+
+    def taken(self, item: Request, near: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Ranges of addresses that `item` cannot have, in ascending order."""
+        first, last, low, end = self.numbers[:, near]
+        alive = (item.first <= last) & (first <= item.last)
+        return sorted(zip(low[alive].tolist(), end[alive].tolist(), strict=True))
+
+
+def _place(
+    requests: Sequence[Request], arch: Arch, apart: bool, *, calm: bool
+) -> Allocation | Overflow:
+    align = arch.ub_width_bytes
+    placed = _Placed(len(requests))
+    addresses: dict[str, int] = {}
+    limit = arch.ub_bytes
+    if calm:
+        eighth = max(1, arch.bank_bytes // 8)
+        # What is stored chooses before what is loaded at the same time, which can wait for a store.
+        order = sorted(
+            requests,
+            key=lambda r: (not r.high, -r.size_bytes // eighth, r.first, r.stored is None),
+        )
+    else:
+        order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
+    top, bottom = 0, arch.ub_bytes
+    for item in order:
+        near = placed.near(item)
+        taken = placed.taken(item, near)
+        if item.high:
+            address = _highest(taken, item.size_bytes, arch.ub_bytes, align)
+        elif calm:
+            address = _calmest(taken, item, placed, near, limit, arch)
+        else:
+            address = _lowest(taken, item.size_bytes, align)
+        end = address + item.size_bytes
+        if address < 0 or end > (arch.ub_bytes if item.high else limit):
+            return Overflow(request=item)
+        if item.high:
+            bottom = min(bottom, address)
+            if apart:
+                limit = min(limit, address // arch.bank_bytes * arch.bank_bytes)
+        else:
+            top = max(top, end)
+        placed.add(item, address)
+        addresses[item.name] = address
+    peak = min(top + arch.ub_bytes - bottom, arch.ub_bytes)
+    return Allocation(requests=tuple(requests), addresses=addresses, peak_bytes=peak)
+
+
+def _calmest(
+    taken: list[tuple[int, int]], item: Request, placed: _Placed, near: npt.NDArray[np.int64],
+    limit: int, arch: Arch,
+) -> int:
+    """The free place with the fewest waits for stores, then the fewest banks that Store and others
+    read, then the fewest that Load and the vector unit write, then the lowest; -1 if there is none.
+    Places begin behind others, or with a bank."""
+    align, size = arch.ub_width_bytes, item.size_bytes
+    starts = {0, *range(0, limit, arch.bank_bytes)}
+    starts |= {-(-high // align) * align for _, high in taken}
+    free = sorted(
+        start for start in starts
+        if start + size <= limit
+        and all(start + size <= low or high <= start for low, high in taken)
+    )
+    if len(free) < 2:
+        return free[0] if free else -1
+    others: list[tuple[Request, int, int]] = [
+        (placed.items[i], int(placed.numbers[2, i]), int(placed.numbers[3, i])) for i in near
+    ]
+    late = [
+        (low, high) for other, low, high in others if _waits(item, other) or _waits(other, item)
+    ]
+    readers = [(low, high - low) for other, low, high in others if _both_read(item, other)]
+    writers = [(low, high - low) for other, low, high in others if _both_write(item, other)]
+
+    def disturbance(start: int) -> tuple[int, int, int]:
+        waits = sum(low < start + size and start < high for low, high in late)
+        reads = sum(_common_banks(start, size, low, own, arch) for low, own in readers)
+        writes = sum(_common_banks(start, size, low, own, arch) for low, own in writers)
+        return waits, reads, writes
+
+    return min(free, key=disturbance)
+
+
+def _waits(later: Request, earlier: Request) -> bool:
+    """Whether `later` is written while Store may still read `earlier`, whose life is over."""
+    return earlier.stored is not None and earlier.last < later.first <= earlier.stored[1]
+
+
+def _both_read(one: Request, other: Request) -> bool:
+    """Whether Store reads one of the two while another unit reads the other."""
+    return _together(one.stored, other.read) or _together(one.read, other.stored)
+
+
+def _both_write(one: Request, other: Request) -> bool:
+    """Whether Load writes one of the two while the vector unit writes the other."""
+    return _together(one.loaded, other.written) or _together(one.written, other.loaded)
+
+
+def _together(one: Times | None, other: Times | None) -> bool:
+    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
+
+
+def _common_banks(address: int, size: int, at: int, other_size: int, arch: Arch) -> int:
+    """Number of banks in which both lie: one from `address` on, the other from `at` on."""
+    first = max(address, at) // arch.bank_bytes
+    end = min(address + size, at + other_size)
+    return max(0, (end - 1) // arch.bank_bytes - first + 1)
+
+
+def _lowest(taken: list[tuple[int, int]], size: int, align: int) -> int:
+    address = 0
+    for low, high in taken:
+        if address + size <= low:
+            break
+        address = max(address, -(-high // align) * align)
+    return address
+
+
+def _highest(taken: list[tuple[int, int]], size: int, end: int, align: int) -> int:
+    address = (end - size) // align * align
+    for low, high in sorted(taken, key=lambda pair: -pair[1]):
+        if high > address and low < address + size:
+            address = (low - size) // align * align
+    return address

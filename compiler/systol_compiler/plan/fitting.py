@@ -1,0 +1,244 @@
+"""Makes a group of images fit the unified buffer: streams buffers, cuts stages more finely."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from systol_compiler.nests.buffer import Home
+from systol_compiler.nests.matrix import MatrixNest
+from systol_compiler.nests.network import LoweredNetwork
+from systol_compiler.nests.vector import VectorNest
+from systol_compiler.plan.requests import Use, collect_uses
+from systol_compiler.plan.stages import Stage, TiledStage, form_stages, tile_stage
+from systol_compiler.plan.tasks import Residency, Task, TaskBuilder
+from systol_compiler.plan.tiling import Banks, Cut
+from systol_hw.arch import Arch
+from systol_hw.errors import UnsupportedModelError
+
+_ROUNDS = 60
+"""Attempts at most; each streams buffers or halves tiles wherever too much is alive."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupPlan:
+    """A lowered network with its stages, tiles and tasks."""
+
+    network: LoweredNetwork
+    stages: tuple[TiledStage, ...]
+    tasks: tuple[tuple[Task, ...], ...]
+    residency: Residency
+    uses: Mapping[str, Use]
+    cuts: Mapping[int, Cut] = field(default_factory=dict)
+
+    def pressure(self, time: int) -> int:
+        """Bytes alive in a stage."""
+        return sum(
+            use.size_bytes for use in self.uses.values()
+            if use.touched is not None and use.touched[0] <= time <= use.touched[1]
+        )
+
+    def __str__(self) -> str:
+        lines = [f"tiled {self.network.name!r}, groups of {self.network.images} images {{"]
+        for time, tasks in enumerate(self.tasks):
+            names = " + ".join(
+                self.network.nests[place].name for place in self.stages[time].stage.nests
+            )
+            lines.append(f"  stage {time}: {names}, {len(tasks)} tasks")
+            for task in tasks:
+                steps = "".join(
+                    f" [{','.join(map(str, s.tiles))} k {s.reduction[0]}..{s.reduction[1] - 1} "
+                    f"acc {s.accumulator}{' +=' if s.accumulate else ''}"
+                    f"{' requantize' if s.finish else ''}]"
+                    for s in task.tile.steps
+                )
+                lines.append(f"    {task.nest.name} {task.tile.box}{steps}")
+        return "\n".join([*lines, "}"])
+
+
+def plan_group(
+    network: LoweredNetwork, arch: Arch, cuts: Mapping[int, Cut], default: Cut,
+    residency: Residency,
+) -> GroupPlan:
+    """The tasks of a group under given decisions; `cuts` by stage go before `default`."""
+    banks = Banks(arch)
+    stages = form_stages(network)
+    tiled = [
+        tile_stage(network, stage, arch, cuts.get(time, default), banks)
+        for time, stage in enumerate(stages)
+    ]
+    tasks = TaskBuilder(network, tiled, residency, arch).build()
+    return GroupPlan(
+        network=network, stages=tuple(tiled), tasks=tuple(tuple(stage) for stage in tasks),
+        residency=residency, uses=collect_uses(network, tasks), cuts=cuts,
+    )
+
+
+class Fitter:
+    """Streams and cuts until a group fits `room` bytes at every stage."""
+
+    def __init__(self, network: LoweredNetwork, arch: Arch, default: Cut, room: int) -> None:
+        self.network, self.arch, self.default, self.room = network, arch, default, room
+        self.until: dict[str, int] = {}
+        self.sliced: set[int] = set()
+        self.cuts: dict[int, Cut] = {}
+        self.stages: Sequence[Stage] = form_stages(network)
+        self._touched = self._touches()
+
+    def _touches(self) -> dict[str, list[int]]:
+        touched: dict[str, set[int]] = {}
+        for time, stage in enumerate(self.stages):
+            for place in stage.nests:
+                nest = self.network.nests[place]
+                for name in (nest.output.buffer, *(operand.buffer for operand in nest.reads)):
+                    touched.setdefault(name, set()).add(time)
+        return {name: sorted(times) for name, times in touched.items()}
+
+    def plan(self) -> GroupPlan:
+        """The group under the present decisions."""
+        residency = Residency(until=dict(self.until), sliced=frozenset(self.sliced))
+        return plan_group(self.network, self.arch, dict(self.cuts), self.default, residency)
+
+    def fit(self, extra: Sequence[int] = ()) -> GroupPlan:
+        """A plan in which no stage has more than `room` bytes alive; `extra` are stages that need
+        relief all the same (their pieces found no place).
+
+        Raises
+        ------
+        UnsupportedModelError
+            Even the smallest tiles of a layer do not fit.
+        """
+        group = self.plan()
+        forced = list(extra)
+        for _ in range(_ROUNDS):
+            over = self._pressures(group)
+            wanted = [time for time, size in enumerate(over) if size > self.room]
+            wanted = sorted({*wanted, *forced})
+            if not wanted:
+                return group
+            changed = False
+            for time in wanted:
+                # What an earlier stage's relief streams may be enough here, too.
+                excess = over[time] - self.room
+                if time in forced:
+                    excess = max(excess, 1)
+                changed |= self._relieve(group, time, excess)
+            forced = []
+            if not changed:
+                raise self._too_big(group, wanted[0])
+            group = self.plan()
+        raise self._too_big(group, wanted[0])
+
+    def _pressures(self, group: GroupPlan) -> list[int]:
+        change = [0] * (len(self.stages) + 1)
+        for use in group.uses.values():
+            assert use.touched is not None
+            change[use.touched[0]] += use.size_bytes
+            change[use.touched[1] + 1] -= use.size_bytes
+        total, result = 0, []
+        for step in change[:-1]:
+            total += step
+            result.append(total)
+        return result
+
+    def _relieve(self, group: GroupPlan, time: int, excess: int) -> bool:
+        """Stream what is not used in the stage, the farthest next use first, then what is, the
+        largest first; where nothing is left, cut the stage's tiles."""
+        alive = [
+            (name, use) for name, use in group.uses.items()
+            if name in self._touched and use.touched is not None
+            and use.touched[0] <= time <= use.touched[1]
+            and time <= self.until.get(name, time)
+        ]
+        idle = [(n, u) for n, u in alive if time not in self._touched[n]]
+        idle.sort(key=lambda item: (-self._next_use(item[0], time), -item[1].size_bytes, item[0]))
+        changed = False
+        for name, use in idle:
+            if excess <= 0:
+                return changed
+            self.until[name] = max(t for t in self._touched[name] if t < time)
+            excess -= use.size_bytes
+            changed = True
+        if excess <= 0:
+            return changed
+        busy = [(n, u) for n, u in alive if time in self._touched[n] and self._can_stream(n)]
+        busy.sort(key=lambda item: (-item[1].size_bytes, item[0]))
+        largest = busy[0][1].size_bytes if busy else 0
+        slots = max(
+            (u.size_bytes for key, u in group.uses.items()
+             if key not in self._touched and u.touched is not None
+             and u.touched[0] <= time <= u.touched[1]), default=0,
+        )
+        for name, use in busy:
+            # Streaming what is smaller than the pieces that stream already gains nothing.
+            if excess <= 0 or (changed and use.size_bytes < largest // 4):
+                return changed
+            if use.size_bytes < slots:
+                break
+            before = [t for t in self._touched[name] if t < time]
+            self.until[name] = before[-1] if before else -1
+            excess -= use.size_bytes
+            changed = True
+        return self._cut(group, time) or self._stream_rest(busy, time) or changed
+
+    def _stream_rest(self, busy: list[tuple[str, Use]], time: int) -> bool:
+        for name, _ in busy:
+            if time <= self.until.get(name, time):
+                before = [t for t in self._touched[name] if t < time]
+                self.until[name] = before[-1] if before else -1
+                return True
+        return False
+
+    def _can_stream(self, name: str) -> bool:
+        return self.network.buffers[name].home is not Home.CONSTANT or True
+
+    def _next_use(self, name: str, time: int) -> int:
+        return min(t for t in self._touched[name] if t > time)
+
+    def _cut(self, group: GroupPlan, time: int) -> bool:
+        """Halve the stage's largest pieces; False if they are as small as they can be."""
+        cut = self.cuts.get(time, self.default)
+        nests = [self.network.nests[place] for place in self.stages[time].nests]
+        prefix = f"{time}/"
+        sizes: dict[str, int] = {}
+        for key, use in group.uses.items():
+            if key.startswith(prefix):
+                kind = "parameters" if use.constant else key.rsplit(".", 2)[-2]
+                sizes[kind] = sizes.get(kind, 0) + use.size_bytes
+        lines = max(nest.output.lines for nest in nests)
+        positions = max(nest.output.positions for nest in nests)
+        groups = max(-(-nest.output.width // self.arch.columns) for nest in nests)
+        parameters = sizes.pop("parameters", 0)
+        data = sum(sizes.values())
+        if parameters > data and groups > 1 and (cut.channels < groups):
+            self.sliced.add(time)
+            self.cuts[time] = replace(cut, channels=min(groups, max(2, 2 * cut.channels)))
+            return True
+        if cut.bands < lines:
+            self.cuts[time] = replace(cut, bands=min(lines, 2 * cut.bands))
+            return True
+        if cut.columns < positions:
+            self.cuts[time] = replace(cut, columns=min(positions, 2 * cut.columns))
+            return True
+        steps = max(
+            (-(-nest.step_bytes // self.arch.rows) for nest in nests
+             if isinstance(nest, MatrixNest)), default=1,
+        )
+        if isinstance(nests[0], MatrixNest) and cut.reduction < steps and self._splits(nests[0]):
+            self.cuts[time] = replace(cut, reduction=min(steps, 2 * cut.reduction))
+            return True
+        if cut.channels < groups and (parameters or isinstance(nests[0], VectorNest)):
+            if parameters:
+                self.sliced.add(time)
+            self.cuts[time] = replace(cut, channels=min(groups, max(2, 2 * cut.channels)))
+            return True
+        return False
+
+    def _splits(self, nest: MatrixNest) -> bool:
+        return nest.tile_bytes == 0 and nest.step_bytes <= nest.input.width
+
+    def _too_big(self, group: GroupPlan, time: int) -> UnsupportedModelError:
+        nest = self.network.nests[self.stages[time].nests[0]]
+        return UnsupportedModelError(
+            f"layer {nest.layer!r}: its smallest tiles and what they read, {group.pressure(time)} "
+            f"bytes, must fit the unified buffer's {self.arch.ub_bytes} bytes; choose a machine "
+            "with a larger buffer"
+        )

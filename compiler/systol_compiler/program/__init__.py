@@ -1,0 +1,1 @@
+"""From planned tasks to a program: order, instruction fields, tokens, weight image, debug map."""

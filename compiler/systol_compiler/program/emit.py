@@ -1,0 +1,159 @@
+"""The last level: instructions with tokens and debug tags, weight image, windows, debug map."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from systol_compiler.nests.buffer import Buffer, Home
+from systol_compiler.nests.nest import Nest
+from systol_compiler.plan.memory_plan import MemoryPlan, streamed_homes
+from systol_compiler.program.order import Schedule
+from systol_compiler.program.tokens import BARRIER, synchronize
+from systol_compiler.program.weight_image import WeightImage
+from systol_hw.arch import TAGS, WINDOWS, Arch
+from systol_hw.assembly import format_word
+from systol_hw.errors import UnsupportedModelError
+from systol_hw.faults import Unit
+from systol_hw.isa import Instruction, instruction
+from systol_hw.program import Program, Window, make_program
+
+_TRANSFERS = (Unit.LOAD, Unit.STORE, Unit.CONTROL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmittedBinding:
+    """A quantized tensor in a host window of its own, in the memory order `order` of its axes."""
+
+    tensor: str
+    window: str
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmittedRange:
+    """Instructions `first .. first + count - 1` work for `layer` and run under `tag`."""
+
+    layer: str
+    first: int
+    count: int
+    tag: int
+    source_nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EmittedProgram:
+    """A program with the bindings of its windows and its debug map."""
+
+    program: Program
+    inputs: tuple[EmittedBinding, ...]
+    outputs: tuple[EmittedBinding, ...]
+    layers: tuple[EmittedRange, ...]
+
+    def __str__(self) -> str:
+        names = {item.first: item.layer for item in self.layers}
+        lines = []
+        for pc, data in enumerate(self.program.code):
+            if pc in names:
+                lines.append(f"; layer {names[pc]}")
+            lines.append(format_word(data.tobytes()))
+        return "\n".join(lines)
+
+
+def choose_windows(plan: MemoryPlan) -> dict[str, int]:
+    """A host window for each buffer that crosses between host and machine, by buffer name.
+
+    Raises
+    ------
+    UnsupportedModelError
+        There are more of them than windows.
+    """
+    network = plan.network
+    crossing = [*network.of_home(Home.INPUT), *network.of_home(Home.OUTPUT)]
+    if len(crossing) > WINDOWS:
+        names = ", ".join(buffer.tensor for buffer in crossing)
+        raise UnsupportedModelError(
+            f"graph {network.name!r}: at most {WINDOWS} tensors can cross between host and machine "
+            f"in one segment, but {len(crossing)} do ({names}); join inputs or outputs"
+        )
+    return {buffer.name: index for index, buffer in enumerate(crossing)}
+
+
+def emit(
+    plan: MemoryPlan, order: Schedule, image: WeightImage, windows: Mapping[str, int], arch: Arch
+) -> EmittedProgram:
+    """The program of `order`."""
+    bare = [item.instruction for item in order.items]
+    items, origins = synchronize(arch, bare, order.orders)
+    code: list[Instruction] = []
+    ranges: list[EmittedRange] = []
+    tags: dict[str, int] = {}
+    current: Nest | None = None
+    first, tag = 0, 0
+    for item, origin in zip(items, origins, strict=True):
+        nest = order.items[origin].nest if origin != BARRIER else current
+        # Hoisted loads run under the tag of the layer that they run beside.
+        changes = nest is not None and (
+            current is None or (nest.layer != current.layer and item.unit not in _TRANSFERS)
+        )
+        if changes:
+            assert nest is not None
+            _close(ranges, current, first, len(code), tag)
+            current, first = nest, len(code)
+            wanted = min(tags.setdefault(nest.layer, len(tags) + 1), TAGS - 1)
+            if wanted != tag:
+                tag = wanted
+                code.append(instruction("tag", tag=tag))
+        code.append(item)
+    _close(ranges, current, first, len(code), tag)
+    code.append(instruction("halt"))
+    network = plan.network
+    padding = np.zeros(image.end - image.data.size, np.uint8)
+    batch = sum(group.network.images for group in plan.groups)
+    program = make_program(
+        arch,
+        code,
+        weight_image=np.concatenate([image.data, padding]) if padding.size else image.data,
+        spare_weight_bytes=_spare(plan),
+        windows=tuple(
+            Window(name=buffer.name, size_bytes=_window_bytes(buffer, network.images, batch))
+            for buffer in (network.buffers[name] for name in windows)
+        ),
+    )
+    return EmittedProgram(
+        program=program,
+        inputs=_bindings(network.of_home(Home.INPUT)),
+        outputs=_bindings(network.of_home(Home.OUTPUT)),
+        layers=tuple(ranges),
+    )
+
+
+def _spare(plan: MemoryPlan) -> int:
+    most = 0
+    for group in set(plan.groups):
+        for name, offset in streamed_homes(group).items():
+            most = max(most, offset + group.network.buffers[name].size_bytes)
+    return -(-most // 64) * 64
+
+
+def _window_bytes(buffer: Buffer, images: int, batch: int) -> int:
+    plane = buffer.plane_bytes // images * batch
+    return plane if buffer.planes == 1 else -(-plane // 64) * 64 + plane
+
+
+def _bindings(buffers: tuple[Buffer, ...]) -> tuple[EmittedBinding, ...]:
+    return tuple(
+        EmittedBinding(tensor=b.tensor, window=b.name, order=b.order) for b in buffers
+    )
+
+
+def _close(
+    ranges: list[EmittedRange], nest: Nest | None, first: int, end: int, tag: int
+) -> None:
+    if nest is not None and end > first:
+        ranges.append(
+            EmittedRange(
+                layer=nest.layer, first=first, count=end - first, tag=tag,
+                source_nodes=nest.source_nodes,
+            )
+        )
