@@ -9,12 +9,15 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from systol_hw.errors import ConfigurationError
+from systol_hw.shown import shown
 
 INSTRUCTION_BYTES = 64
 """Bytes of one encoded instruction."""
@@ -34,8 +37,52 @@ PARAMETER_BYTES = 8
 """Bytes of one channel's requantization parameters in the unified buffer."""
 
 
+PORT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"width_bytes": (1, 64), "latency_cycles": (8, 511)}
+)
+"""The least and the greatest value of each integer of a `MemoryPort`; further rules bind some."""
+ARCH_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "rows": (4, 256),
+        "columns": (4, 256),
+        "ub_bytes": (32, 1 << 30),
+        "ub_banks": (1, 16),
+        "accumulator_rows": (4, 1 << 15),
+        "weight_fifo_tiles": (1, 16),
+        "burst_bytes": (1, 4096),
+        "vector_lanes": (1, 256),
+        "queue_depth": (1, 16),
+        "fetch_buffer_instructions": (1, 16),
+        "inflight_instructions": (1, MOST_IN_FLIGHT),
+        "token_limit": (1, 255),
+        "vector_write_rows": (1, 64),
+        "store_buffer_beats": (1, 64),
+        "clock_hz": (1, 10**12),
+    }
+)
+"""The same of an `Arch`."""
+LARGEST_RATE_TERM = 4095
+"""The greatest numerator and denominator of a port's bandwidth: the pacer counts in 12 bits."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RATE = re.compile(r"([0-9]{1,9})(?:/([0-9]{1,9}))?")
+"""Digits alone: `Fraction` would also take "1e999999999" and never come back."""
+_LARGEST_FILE_BYTES = 1 << 16
+
+
 def _is_power_of_two(value: int) -> bool:
-    return value > 0 and value & (value - 1) == 0
+    return value & (value - 1) == 0
+
+
+def _require_integers(place: str, values: object, limits: Mapping[str, tuple[int, int]]) -> None:
+    """Check type and range of every integer: truth values are none."""
+    for name, (least, greatest) in limits.items():
+        value = getattr(values, name)
+        if type(value) is not int:
+            raise ConfigurationError(f"{place}{name} must be an integer, not {shown(value)}")
+        if not least <= value <= greatest:
+            raise ConfigurationError(
+                f"{place}{name} must lie in {least}..{greatest}, not {shown(value)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +92,10 @@ class MemoryPort:
     Parameters
     ----------
     width_bytes
-        Bytes of one beat; a power of two of at most 64. A beat is an aligned word.
+        Bytes of one beat; a power of two. A beat is an aligned word.
     bytes_per_cycle
-        Sustained bandwidth, a fraction of at most `width_bytes`.
+        Sustained bandwidth, a fraction of at most `width_bytes`, numerator and denominator in
+        1..4095.
     latency_cycles
         Cycles from the issue of a beat to the delivery of its data, or to the visibility of its
         write.
@@ -58,23 +106,26 @@ class MemoryPort:
     latency_cycles: int
 
     def __post_init__(self) -> None:
-        if not _is_power_of_two(self.width_bytes) or self.width_bytes > 64:
+        _require_integers("", self, PORT_LIMITS)
+        if not _is_power_of_two(self.width_bytes):
+            raise ConfigurationError(f"width_bytes must be a power of two, not {self.width_bytes}")
+        rate: object = self.bytes_per_cycle
+        if type(rate) is int:
+            object.__setattr__(self, "bytes_per_cycle", Fraction(rate))
+        elif type(rate) is not Fraction:
             raise ConfigurationError(
-                f"width_bytes must be a power of two of at most 64, not {self.width_bytes}"
+                f"bytes_per_cycle must be a whole number or a Fraction, not {shown(rate)}"
             )
         if not 0 < self.bytes_per_cycle <= self.width_bytes:
             raise ConfigurationError(
                 f"bytes_per_cycle must lie in (0, width_bytes = {self.width_bytes}], "
-                f"not {self.bytes_per_cycle}"
+                f"not {shown(rate)}"
             )
-        if max(self.bytes_per_cycle.numerator, self.bytes_per_cycle.denominator) > 4095:
+        terms = self.bytes_per_cycle.numerator, self.bytes_per_cycle.denominator
+        if max(terms) > LARGEST_RATE_TERM:
             raise ConfigurationError(
-                f"bytes_per_cycle {self.bytes_per_cycle} needs a numerator and a denominator of "
-                "at most 4095: the pacer counts in 12-bit registers"
-            )
-        if not 8 <= self.latency_cycles <= 511:
-            raise ConfigurationError(
-                f"latency_cycles must lie in 8..511, not {self.latency_cycles}"
+                f"bytes_per_cycle {shown(rate)} needs a numerator and a denominator of at most "
+                f"{LARGEST_RATE_TERM}: the pacer counts in 12-bit registers"
             )
 
     @property
@@ -92,42 +143,52 @@ class MemoryPort:
         """The most credits that can be held."""
         return self.beat_cost + self.credit_income
 
+    @property
+    def beat_cycles(self) -> int:
+        """Cycles that the pacer takes for each beat of many, rounded up."""
+        return -(-self.beat_cost // self.credit_income)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arch:
     """One machine. All fields are checked at construction; see docs/architecture.md.
 
+    Integers lie within `ARCH_LIMITS`.
+
     Parameters
     ----------
     name
-        Identifier: letters, digits, `-` and `_`.
+        Identifier: 1 to 64 letters (a to z, A to Z), digits, `-` and `_`.
     rows, columns
         Processing elements of the array: rows take the reduction (K), columns the output
-        channels (N). 4..256 each; columns even.
+        channels (N); columns even.
     ub_bytes, ub_banks
-        Unified buffer. Each bank has a power-of-two number of bytes.
+        Unified buffer. Each bank has a power-of-two number of bytes, and at least four times W:
+        W is the bytes of one access, the power of two that holds `rows`, `columns` and 8
+        (`ub_width_bytes`).
     accumulator_rows
         Rows of `columns` 32-bit accumulators; a power of two; two banks by the highest bit.
     weight_fifo_tiles
-        Tiles of `rows x columns` bytes that the weight FIFO holds, 1..16.
+        Tiles of `rows x columns` bytes that the weight FIFO holds.
     weight_port, host_port
-        The external memories. Instructions come through the weight port.
+        The external memories. Instructions come through the weight port. No port is wider than W.
     burst_bytes
-        Aligned block within which a port keeps its grant; a power of two.
+        Aligned block within which a port keeps its grant; a power of two, at least the width of
+        the wider port.
     vector_lanes
         Lanes of the vector unit; divides `columns`.
     queue_depth
-        Instructions that each unit's queue holds, 1..16.
+        Instructions that each unit's queue holds.
     fetch_buffer_instructions
-        Instructions that may be fetched ahead of dispatch, 1..16.
+        Instructions that may be fetched ahead of dispatch.
     inflight_instructions
-        Instructions of one unit that may be started and not ended, 1..8.
+        Instructions of one unit that may be started and not ended.
     token_limit
-        The greatest value of a token counter, 1..255.
+        The greatest value of a token counter.
     vector_write_rows
-        Output rows that the vector unit may hold between its lanes and the unified buffer, 1..64.
+        Output rows that the vector unit may hold between its lanes and the unified buffer.
     store_buffer_beats
-        Beats that the store unit may hold between the unified buffer and a port, 1..64.
+        Beats that the store unit may hold between the unified buffer and a port.
     clock_hz
         Nominal clock, for turning cycles into seconds.
     """
@@ -152,22 +213,21 @@ class Arch:
     clock_hz: int = 50_000_000
 
     def __post_init__(self) -> None:
+        if type(self.name) is not str or not _NAME.fullmatch(self.name):
+            raise ConfigurationError(
+                "arch: name must be made of letters, digits, '-' and '_', 1 to 64 of them, "
+                f"not {shown(self.name)}"
+            )
+        _require_integers(f"arch {self.name!r}: ", self, ARCH_LIMITS)
+
         def require(condition: bool, rule: str, value: object) -> None:
             if not condition:
                 raise ConfigurationError(f"arch {self.name!r}: {rule}, not {value}")
 
-        require(
-            bool(self.name) and all(c.isalnum() or c in "-_" for c in self.name),
-            "name must be made of letters, digits, '-' and '_'",
-            repr(self.name),
-        )
-        require(4 <= self.rows <= 256, "rows must lie in 4..256", self.rows)
-        require(
-            4 <= self.columns <= 256 and self.columns % 2 == 0,
-            "columns must be even and lie in 4..256",
-            self.columns,
-        )
-        require(1 <= self.ub_banks <= 16, "ub_banks must lie in 1..16", self.ub_banks)
+        for port in ("weight_port", "host_port"):
+            value = getattr(self, port)
+            require(type(value) is MemoryPort, f"{port} must be a MemoryPort", shown(value))
+        require(self.columns % 2 == 0, "columns must be even", self.columns)
         require(
             self.ub_bytes % self.ub_banks == 0 and _is_power_of_two(self.ub_bytes // self.ub_banks),
             "ub_bytes / ub_banks must be a power of two",
@@ -178,16 +238,10 @@ class Arch:
             f"a bank must hold at least four rows of {self.ub_width_bytes} bytes",
             f"{self.bank_bytes} bytes",
         )
-        require(self.ub_bytes <= 1 << 30, "ub_bytes must be at most 2**30", self.ub_bytes)
         require(
-            _is_power_of_two(self.accumulator_rows) and 4 <= self.accumulator_rows <= 1 << 15,
-            "accumulator_rows must be a power of two in 4..32768",
+            _is_power_of_two(self.accumulator_rows),
+            "accumulator_rows must be a power of two",
             self.accumulator_rows,
-        )
-        require(
-            1 <= self.weight_fifo_tiles <= 16,
-            "weight_fifo_tiles must lie in 1..16",
-            self.weight_fifo_tiles,
         )
         widest = max(self.weight_port.width_bytes, self.host_port.width_bytes)
         require(
@@ -196,38 +250,15 @@ class Arch:
             widest,
         )
         require(
-            _is_power_of_two(self.burst_bytes) and widest <= self.burst_bytes <= 4096,
-            "burst_bytes must be a power of two, at least a port's width_bytes, at most 4096",
+            _is_power_of_two(self.burst_bytes) and widest <= self.burst_bytes,
+            f"burst_bytes must be a power of two, at least the wider port's width, {widest}",
             self.burst_bytes,
         )
         require(
-            self.vector_lanes >= 1 and self.columns % self.vector_lanes == 0,
+            self.columns % self.vector_lanes == 0,
             f"vector_lanes must divide the {self.columns} columns",
             self.vector_lanes,
         )
-        require(1 <= self.queue_depth <= 16, "queue_depth must lie in 1..16", self.queue_depth)
-        require(
-            1 <= self.fetch_buffer_instructions <= 16,
-            "fetch_buffer_instructions must lie in 1..16",
-            self.fetch_buffer_instructions,
-        )
-        require(
-            1 <= self.inflight_instructions <= MOST_IN_FLIGHT,
-            f"inflight_instructions must lie in 1..{MOST_IN_FLIGHT}",
-            self.inflight_instructions,
-        )
-        require(1 <= self.token_limit <= 255, "token_limit must lie in 1..255", self.token_limit)
-        require(
-            1 <= self.vector_write_rows <= 64,
-            "vector_write_rows must lie in 1..64",
-            self.vector_write_rows,
-        )
-        require(
-            1 <= self.store_buffer_beats <= 64,
-            "store_buffer_beats must lie in 1..64",
-            self.store_buffer_beats,
-        )
-        require(self.clock_hz > 0, "clock_hz must be positive", self.clock_hz)
 
     @property
     def ub_width_bytes(self) -> int:
@@ -274,18 +305,13 @@ class Arch:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Arch":
         """The inverse of `to_dict`; raises `ConfigurationError` for what does not fit."""
-        values = dict(values)
-        for port in ("weight_port", "host_port"):
-            if isinstance(values.get(port), dict):
-                values[port] = _port_from_dict(port, values[port])
         _check_keys("arch", cls, values)
-        for field in dataclasses.fields(cls):
-            if field.name in values and not isinstance(values[field.name], field.type):  # type: ignore[arg-type]
-                raise ConfigurationError(
-                    f"arch: {field.name} must be {getattr(field.type, '__name__', field.type)}, "
-                    f"not {values[field.name]!r}"
-                )
-        return cls(**values)
+        ports = {
+            port: _port_from_dict(port, values[port])
+            for port in ("weight_port", "host_port")
+            if not isinstance(values[port], MemoryPort)
+        }
+        return cls(**{**values, **ports})
 
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of every field but the name and the clock."""
@@ -294,39 +320,39 @@ class Arch:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _check_keys(place: str, cls: type, values: dict[str, Any]) -> None:
+def _check_keys(place: str, cls: type, values: object) -> None:
+    """Check that `values` is a dictionary of the fields of `cls`, those with defaults or not."""
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{place} must be a table of keys, not {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigurationError(
-            f"{place}: unknown key {unknown[0]!r}; known keys are {', '.join(fields)}"
-        )
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigurationError(f"{place}: missing key {missing[0]!r}")
+    for key in values:
+        if key not in fields:
+            raise ConfigurationError(
+                f"{place}: unknown key {shown(key)}; known keys are {', '.join(fields)}"
+            )
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ConfigurationError(f"{place}: missing key {name!r}")
 
 
-def _port_from_dict(place: str, values: dict[str, Any]) -> MemoryPort:
+def _port_from_dict(place: str, values: object) -> MemoryPort:
     _check_keys(place, MemoryPort, values)
-    for name in ("width_bytes", "latency_cycles"):
-        if type(values[name]) is not int:
-            raise ConfigurationError(f"{place}: {name} must be an integer, not {values[name]!r}")
+    assert isinstance(values, dict)
     rate = values["bytes_per_cycle"]
-    # Digits alone: `Fraction` would also take "1e999999999" and never come back.
-    if not re.fullmatch(r"[0-9]{1,9}(/[0-9]{1,9})?", str(rate)) or str(rate).endswith("/0"):
-        raise ConfigurationError(
-            f"{place}: bytes_per_cycle must be a whole number or a fraction such as \"340/7\", "
-            f"not {rate!r}"
-        )
-    return MemoryPort(
-        width_bytes=values["width_bytes"],
-        bytes_per_cycle=Fraction(str(rate)),
-        latency_cycles=values["latency_cycles"],
-    )
+    if type(rate) is not Fraction:
+        # A bool would pass for a text of no digits, and is refused as one.
+        match = _RATE.fullmatch(rate) if isinstance(rate, str) else None
+        good = type(rate) is int or (match is not None and int(match[2] or 1) > 0)
+        if not good:
+            raise ConfigurationError(
+                f"{place}: bytes_per_cycle must be a whole number or a fraction such as "
+                f"\"340/7\", not {shown(rate)}"
+            )
+        rate = Fraction(int(match[1]), int(match[2] or 1)) if match else Fraction(rate)
+    try:
+        return MemoryPort(**{**values, "bytes_per_cycle": rate})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{place}: {error}") from error
 
 
 def load_arch(name_or_path: str | Path) -> Arch:
@@ -342,14 +368,22 @@ def load_arch(name_or_path: str | Path) -> Arch:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         raise ConfigurationError(
-            f"no preset is called {str(name_or_path)!r}; presets are {', '.join(PRESETS)}; "
+            f"no preset is called {shown(str(name_or_path))}; presets are {', '.join(PRESETS)}; "
             "a file must end in .toml"
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            text = stream.read(_LARGEST_FILE_BYTES + 1)
+        if len(text) > _LARGEST_FILE_BYTES:
+            raise ConfigurationError(
+                f"{path}: a machine's file has at most {_LARGEST_FILE_BYTES} bytes"
+            )
+        values = tomllib.loads(text.decode("utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        # Besides its own error, tomllib lets through Python's, of integers of thousands of digits
+        # and of dates and bytes that are none.
         raise ConfigurationError(f"{path}: not a TOML file: {error}") from error
     try:
         return Arch.from_dict(values)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 
-from systol_hw.arch import PRESETS, Arch, MemoryPort, dump_arch
+from systol_hw.arch import ARCH_LIMITS, PORT_LIMITS, PRESETS, Arch, MemoryPort, dump_arch
 
 _HEAD = """\
 # Machines
@@ -45,15 +45,25 @@ def _keys(cls: type) -> str:
     """A table of the parameters that the class's docstring explains, with their defaults."""
     text = inspect.cleandoc(cls.__doc__ or "").partition("Parameters\n----------\n")[2]
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    lines = ["| key | default | meaning |", "|---|---|---|"]
+    limits = {**ARCH_LIMITS, **PORT_LIMITS}
+    lines = ["| key | default | limits | meaning |", "|---|---|---|---|"]
     for names, meaning in _ENTRY.findall(text):
         keys = names.split(", ")
-        given = ["none" if defaults[k] is dataclasses.MISSING else str(defaults[k]) for k in keys]
+        given = [_default(defaults[key]) for key in keys]
         lines.append(
             f"| {', '.join(f'`{key}`' for key in keys)} | {', '.join(dict.fromkeys(given))} | "
+            f"{', '.join(dict.fromkeys(_range(limits[k]) for k in keys if k in limits))} | "
             f"{' '.join(meaning.split())} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "none"
+
+
+def _range(limits: tuple[int, int]) -> str:
+    return "..".join(f"{limit:,}" for limit in limits)
 
 
 def _presets() -> str:
