@@ -16,6 +16,7 @@ from systol_compiler.numbers.limits import (
     Array,
     Float32Array,
     Int8Array,
+    Int32Array,
     bounds,
 )
 from systol_hw.errors import InputError, UnsupportedModelError
@@ -94,36 +95,103 @@ def normalize_multiplier(real: float | Fraction, place: str) -> tuple[int, int]:
     return multiplier, shift
 
 
+def normalize_multipliers(
+    input_scale: float, weight_scales: Float32Array, output_scale: float
+) -> tuple[Int32Array, Int32Array]:
+    """`normalize_multiplier(input_scale * w / output_scale)` for every w, exactly: int32 [O] each.
+
+    All scales are positive numbers of binary32. From 2**17 - 1/2 on, where no pair is near, the
+    greatest pair serves: any accumulator but 0 then saturates, as it does with the true factor.
+    """
+    mantissas, exponents = np.frexp(np.asarray(weight_scales, np.float64))
+    (x, x_power), (y, y_power) = np.frexp(input_scale), np.frexp(output_scale)
+    # Whole numbers of 24 bits, whose product of 48 bits and quotients are exact.
+    product = (mantissas * 2**24).astype(np.int64) * np.int64(x * 2**24)
+    divisor = np.int64(y * 2**24)
+    # The quotient lies in 2**22 .. 2**25: halve it until it lies below 2**17.
+    halvings = np.full(product.shape, 5, np.int64)
+    for step in (6, 7, 8):
+        halvings[product >= divisor << (step + 16)] = step
+    divisors = divisor << halvings
+    multipliers, rest = np.divmod(product, divisors)
+    multipliers += (2 * rest > divisors) | ((2 * rest == divisors) & (multipliers % 2 == 1))
+    shifts = 24 - halvings - (exponents + int(x_power) - int(y_power)).astype(np.int64)
+    carried = multipliers > MULTIPLIER_MAX
+    multipliers[carried], shifts[carried] = MULTIPLIER_MIN, shifts[carried] - 1
+    tiny, huge = shifts > SHIFT_MAX, shifts < 0
+    multipliers[tiny], shifts[tiny] = MULTIPLIER_MIN, SHIFT_MAX
+    multipliers[huge], shifts[huge] = MULTIPLIER_MAX, 0
+    return multipliers.astype(np.int32), shifts.astype(np.int32)
+
+
+def weight_sums(weights: Int8Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sums of each row's positive weights and of its negative ones' magnitudes: int64 [O] each.
+
+    `weights` is [O, ...]; it is read in pieces, without a copy of any size.
+    """
+    flat = weights.reshape(weights.shape[0], -1)
+    total = np.zeros(len(flat), np.int64)
+    magnitude = np.zeros(len(flat), np.int64)
+    rows = max(1, _SUM_ELEMENTS // max(1, min(flat.shape[1], _SUM_COLUMNS)))
+    for first in range(0, len(flat), rows):
+        for low in range(0, flat.shape[1], _SUM_COLUMNS):
+            # Exact in binary32: 2**16 numbers of at most 2**7.
+            piece = flat[first : first + rows, low : low + _SUM_COLUMNS].astype(np.float32)
+            ones = np.ones(piece.shape[1], np.float32)
+            total[first : first + rows] += (piece @ ones).astype(np.int64)
+            np.abs(piece, out=piece)
+            magnitude[first : first + rows] += (piece @ ones).astype(np.int64)
+    return (magnitude + total) // 2, (magnitude - total) // 2
+
+
+_SUM_COLUMNS = 1 << 16
+_SUM_ELEMENTS = 1 << 18
+
+INT8_REACH = (INT8_MIN, INT8_MAX)
+"""Least and greatest activation of 8 bits, padding included."""
+INT16_REACH = (-32896, 32639)
+"""Least and greatest number that two signed bytes stand for."""
+
+
 def accumulator_bounds(
-    weights: Int8Array, bias: npt.NDArray[np.integer]
+    weights: Int8Array,
+    bias: npt.NDArray[np.integer],
+    reach: tuple[int, int] = INT8_REACH,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Least and greatest value that any partial or total sum of a channel can take.
 
-    `weights` is [O, ...], `bias` [O]; inputs, padding included, range over all of -128..127. The
+    `weights` is [O, ...], `bias` [O]; inputs, padding included, lie anywhere in `reach`. The
     bounds hold in whatever order products are added, with the bias first, last or never.
     """
-    flat = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    positive, negative = weight_sums(weights)
     wide_bias = bias.astype(np.int64)
-    greatest = np.maximum(flat * INT8_MAX, flat * INT8_MIN).sum(axis=1)
-    least = np.minimum(flat * INT8_MAX, flat * INT8_MIN).sum(axis=1)
+    low, high = reach
+    greatest = high * positive - low * negative
+    least = low * positive - high * negative
     return least + np.minimum(wide_bias, 0), greatest + np.maximum(wide_bias, 0)
 
 
-def prove_no_overflow(weights: Int8Array, bias: npt.NDArray[np.integer], place: str) -> None:
-    """Refuse weights and bias for which some int8 input could leave the 32-bit accumulator.
+def prove_no_overflow(
+    weights: Int8Array,
+    bias: npt.NDArray[np.integer],
+    place: str,
+    reach: tuple[int, int] = INT8_REACH,
+) -> None:
+    """Refuse weights and bias for which some input could leave the 32-bit accumulator.
 
     Raises
     ------
     UnsupportedModelError
         A sum could reach a magnitude of 2**31; `place` starts the message.
     """
-    least, greatest = accumulator_bounds(weights, bias)
+    least, greatest = accumulator_bounds(weights, bias, reach)
     magnitude = np.maximum(-least, greatest)
     worst = int(np.argmax(magnitude))
     if int(magnitude[worst]) >= ACCUMULATOR_LIMIT:
+        kind = "int8" if reach == INT8_REACH else "16-bit"
         raise UnsupportedModelError(
-            f"{place}: |accumulator + bias| must stay below 2**31 for every int8 input, but output "
-            f"channel {worst} can reach {int(magnitude[worst])} over {weights[worst].size} "
+            f"{place}: |accumulator + bias| must stay below 2**31 for every {kind} input, but "
+            f"output channel {worst} can reach {int(magnitude[worst])} over {weights[worst].size} "
             "products; split the layer's input channels over two layers, or reduce its bias"
         )
 
