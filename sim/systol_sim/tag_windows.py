@@ -57,7 +57,6 @@ def count_by_group(program: Program, groups: Sequence[int], count: int) -> Group
     states = np.zeros((len(Unit), count + 1, STATES), np.int64)
     amounts = np.zeros((len(AMOUNTS), count + 1), np.int64)
     window = TAGS - 1  # tag 0 is for everything else
-    total_states, total_amounts = states[:, 0], amounts[:, 0]
     for low in range(0, max(count, 1), window):
         high = min(low + window, count)
         rows = table.rows.copy()
@@ -67,13 +66,14 @@ def count_by_group(program: Program, groups: Sequence[int], count: int) -> Group
         assert run.counters is not None and run.times is not None
         states[:, low:high] = run.counters.states[:, 1 : high - low + 1]
         amounts[:, low:high] = run.counters.amounts[:, 1 : high - low + 1]
-        total_states, total_amounts = run.counters.states.sum(1), run.counters.amounts.sum(1)
-    states[:, count] = total_states - states[:, :count].sum(axis=1)
-    amounts[:, count] = total_amounts - amounts[:, :count].sum(axis=1)
+        times, all_states = run.times, run.counters.states.sum(axis=1)
+        all_amounts = run.counters.amounts.sum(axis=1)
+    states[:, count] = all_states - states[:, :count].sum(axis=1)
+    amounts[:, count] = all_amounts - amounts[:, :count].sum(axis=1)
     for index, amount in enumerate(AMOUNTS):
         if amount.depends_on_values:
             amounts[index] = -1
-    return GroupCounters(states=states, amounts=amounts, times=run.times)
+    return GroupCounters(states=states, amounts=amounts, times=times)
 
 
 def _setters(table: InstructionTable) -> np.ndarray:
