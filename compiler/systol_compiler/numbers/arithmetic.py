@@ -196,7 +196,7 @@ def prove_no_overflow(
         )
 
 
-def round_shift(product: Array, shift: int | Array) -> Array:
+def round_shift(product: Array, shift: npt.ArrayLike) -> Array:
     """`round_half_even(product / 2**shift)`, exact; int64 in, int64 out, |product| < 2**62."""
     wide = np.asarray(product, np.int64)
     bits = np.minimum(np.asarray(shift, np.int64), INNER_SHIFT_MAX)
@@ -208,8 +208,8 @@ def round_shift(product: Array, shift: int | Array) -> Array:
 
 
 def requantize(
-    total: Array, multipliers: Array, shifts: Array, zero_point: int, lo: int, hi: int,
-    width: int = 8,
+    total: Array, multipliers: npt.ArrayLike, shifts: npt.ArrayLike, zero_point: int, lo: int,
+    hi: int, width: int = 8,
 ) -> Array:
     """`total` (bias included; its last axis is that of the parameters) to int8 or int16: exact,
     half to even, saturated, clipped (docs/numerics.md, 4)."""
