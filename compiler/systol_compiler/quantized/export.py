@@ -28,6 +28,9 @@ class QdqExporter(Protocol):
         """Append a node of the default domain; its results' names."""
         ...
 
-    def result(self, tensor: str, value: str) -> None:
-        """Let the quantized tensor `tensor` hold the float value `value`, quantized."""
+    def result(
+        self, tensor: str, value: str, lo: int | None = None, hi: int | None = None
+    ) -> None:
+        """Let the quantized tensor `tensor` hold the float value `value`, quantized; clipped (by a
+        Clip before QuantizeLinear) to what its codes `lo..hi` stand for, if these are not all."""
         ...
