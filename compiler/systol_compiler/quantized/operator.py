@@ -93,6 +93,12 @@ class Operator:
         result can be part of its layers (`MachineNode.bias`).
     moves
         Whether it only moves values: it then goes wherever its neighbours are.
+    passes
+        About how many times the machine passes over the elements for it. More than four tell the
+        partition that the host may do it as well where it sits beside the host anyway, as a
+        Softmax before the model's output does.
+    channel_axis
+        Axis of the result that the values of a bias, and of `LayerBuilder.corrections`, lie along.
     """
 
     names: tuple[str, ...]
@@ -102,6 +108,8 @@ class Operator:
     clips: bool = False
     biases: bool = False
     moves: bool = False
+    passes: int = 1
+    channel_axis: int = -1
 
     def broken(self, node: Node, graph: Graph) -> tuple[Rule, str] | None:
         """The first rule that `node` breaks, and the value that breaks it."""
