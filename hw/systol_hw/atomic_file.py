@@ -1,6 +1,8 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +13,12 @@ from systol_hw.errors import InputError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+def replacing(path: str | Path, *, follow: bool = True) -> Iterator[IO[bytes]]:
     """A binary stream whose contents become the file `path` when the block ends without an error.
 
-    Until then, and after an error or a crash, the old file stands, or none. Where `path` is a link,
-    the file that it leads to is replaced. What is no file, a pipe or a device, is written to as the
+    Until then, and after an error or a crash, the old file stands, or none. The new one has the
+    permissions of the old one. Where `path` is a link, the file that it leads to is replaced, or
+    with `follow` false, the link itself. What is no file, a pipe or a device, is written to as the
     contents come.
 
     Raises
@@ -25,11 +28,15 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     try:
-        if _is_special(path):
+        if not follow:
+            place = path.parent.resolve() / path.name
+        elif _is_special(path):
             with path.open("wb") as stream:
                 yield stream
             return
-        with _scratch(path.resolve()) as stream:
+        else:
+            place = path.resolve()
+        with _scratch(place) as stream:
             yield stream
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -49,10 +56,19 @@ def _scratch(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes private files; this one gets the permissions that any new file would.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(scratch, 0o666 & ~mask)
+        # mkstemp makes private files; this one gets the permissions of the one that it replaces,
+        # or those that any new file would.
+        os.chmod(scratch, _permissions(path))
         os.replace(scratch, path)
     finally:
         Path(scratch).unlink(missing_ok=True)
+
+
+def _permissions(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat().st_mode
+        if stat.S_ISREG(found):
+            return stat.S_IMODE(found) & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

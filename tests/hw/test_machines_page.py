@@ -21,6 +21,6 @@ def test_every_key_has_its_line() -> None:
             lines = [
                 line for line in page.splitlines() if re.match(rf"\| [^|]*`{field.name}`", line)
             ]
-            default = "none" if field.default is dataclasses.MISSING else str(field.default)
+            default = "none" if field.default is dataclasses.MISSING else f"{field.default:,}"
             assert any(default in line.split("|")[2] for line in lines), field.name
     assert all(f"`{name}`" in page for name in PRESETS)

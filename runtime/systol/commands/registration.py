@@ -1,20 +1,27 @@
 """What a command is, and arguments and files that several commands share."""
 
 import argparse
-import zipfile
-import zlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from systol.array_files import Array, read_arrays, write_arrays
 from systol.device import BACKENDS
-from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
 
-Array = np.ndarray[Any, np.dtype[Any]]
+__all__ = [
+    "Array",
+    "Command",
+    "add_backend",
+    "is_binary",
+    "keep_apart",
+    "positive",
+    "read_arrays",
+    "read_text",
+    "require_writable",
+    "write_arrays",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,7 @@ class Command:
     name: str
     help: str
     description: str
+    examples: str = ""
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
@@ -50,6 +58,28 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a number from 1, not {text!r}")
     return value
+
+
+def require_writable(*paths: str | Path | None) -> None:
+    """Refuse files that cannot be written, before the work whose results they are to hold.
+
+    Raises
+    ------
+    InputError
+        With the path and the reason.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        place = Path(path).resolve()
+        if place.is_dir():
+            raise InputError(f"{path} cannot be written: it is a folder")
+        if place.exists() and not place.is_file():  # a device, a pipe
+            continue
+        if not place.parent.is_dir():
+            raise InputError(f"{path} cannot be written: there is no folder {place.parent}")
+        if not os.access(place.parent, os.W_OK):
+            raise InputError(f"{path} cannot be written: {place.parent} is not yours to write to")
 
 
 def keep_apart(
@@ -78,44 +108,6 @@ def keep_apart(
         if place in seen:
             raise InputError(f"{name} would overwrite {path}, which is also {seen[place]}")
         seen[place] = name
-
-
-def read_arrays(path: str | Path, default_name: str | None) -> dict[str, Array]:
-    """Arrays by name from a .npz file, or the array of a .npy file as `default_name`.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, holds no arrays or Python objects, or is a .npy file where
-        several names are possible (`default_name` is None).
-    """
-    path = Path(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if default_name is None:
-                raise InputError(
-                    f"{path} holds one array, but the model has several inputs; save them by name "
-                    "with numpy.savez"
-                )
-            return {default_name: loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise InputError(
-            f"{path} is no .npz or .npy file of plain arrays ({error}); make one with numpy.savez"
-        ) from error
-
-
-def write_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
-    """Write a .npz file, whole or not at all; raises `InputError` if it cannot be written."""
-    # Not numpy.savez, which cannot write arrays that are called "file".
-    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read_text(path: str | Path) -> str:

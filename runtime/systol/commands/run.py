@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from systol.commands.registration import (
     add_backend,
     keep_apart,
     read_arrays,
+    require_writable,
     write_arrays,
 )
 from systol.report import make_report, write_json
@@ -21,7 +23,9 @@ from systol.session import Device, ModelResult
 from systol.terminal import LateProgress, print_table, say
 from systol.trace import make_trace
 from systol_compiler.model import CompiledModel
+from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
+from systol_hw.shown import shown
 from systol_sim.compiled import STEPPER, VALUES, compile_beside
 
 
@@ -55,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
         {"--output": options.output, "--counters": options.counters, "--trace": options.trace,
          "--waves": options.waves},
     )  # fmt: skip
+    require_writable(options.output, options.counters, options.trace, options.waves)
+    if options.dump_tensors:
+        _prepare_dump(Path(options.dump_tensors), options)
     if options.backend == "sim":
         compile_beside(STEPPER, *([] if options.timing_only else [VALUES]))
     model = CompiledModel.load(options.binary)
@@ -66,8 +73,10 @@ def run(options: argparse.Namespace) -> int:
     else:
         result = _run_inputs(device, model, options)
     if options.output:
-        write_arrays(options.output, result.outputs)
+        renamed = write_arrays(options.output, result.outputs)
         say(f"outputs: {options.output}")
+        for name, member in renamed.items():
+            say(f"in it, output {shown(name)} is called {shown(member)}")
     if options.dump_tensors:
         _dump(Path(options.dump_tensors), result.tensors)
     counted = device.backend.counts_cycles and bool(model.machine_segments)
@@ -87,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     if outputs:
         print_table(
             ("output", "type", "shape", "least", "greatest"),
-            [tuple(str(value) for value in item.values()) for item in outputs],
+            [tuple(_text(value) for value in item.values()) for item in outputs],
         )
     if report is not None:
         if outputs:
@@ -107,7 +116,7 @@ def _run_inputs(
     device: Device, model: CompiledModel, options: argparse.Namespace
 ) -> ModelResult:
     names = [item.name for item in model.inputs]
-    inputs = read_arrays(options.input, names[0] if len(names) == 1 else None)
+    inputs = read_arrays(options.input, names[0] if len(names) == 1 else None, names)
     with LateProgress("images") as progress:
         return device.load(model).run(
             inputs,
@@ -125,26 +134,56 @@ def print_report(report: dict[str, Any]) -> None:
         print_table(headings, rows)
 
 
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
 def _summary(name: str, value: Array) -> dict[str, Any]:
     return {
         "name": name,
         "type": value.dtype.name,
         "shape": list(value.shape),
-        "least": float(f"{float(value.min()):.6g}"),
-        "greatest": float(f"{float(value.max()):.6g}"),
+        "least": float(f"{float(value.min()):.6g}") if value.size else None,
+        "greatest": float(f"{float(value.max()):.6g}") if value.size else None,
     }
+
+
+_INDEX = "index.json"
+_DUMPED = re.compile(r"tensor[0-9]+\.npy|index\.json")
+"""What a dump writes into its folder."""
+
+
+def _prepare_dump(directory: Path, options: argparse.Namespace) -> None:
+    """Make the folder, and see that a dump overwrites nothing that this run reads or writes."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be made: {error.strerror or error}") from error
+    require_writable(directory / _INDEX)
+    named = {
+        "BINARY": options.binary, "--input": options.input, "--output": options.output,
+        "--counters": options.counters, "--trace": options.trace, "--waves": options.waves,
+    }  # fmt: skip
+    for name, path in named.items():
+        if path is None:
+            continue
+        for place in (Path(path).absolute(), Path(path).resolve()):
+            if place.parent.resolve() == directory.resolve() and _DUMPED.fullmatch(place.name):
+                raise InputError(
+                    f"--dump-tensors would overwrite {path}, which is also {name}; give another "
+                    "folder"
+                )
 
 
 def _dump(directory: Path, tensors: dict[str, Array]) -> None:
     """One .npy a tensor; the index says which file holds which, as names may be no file names."""
     index = {name: f"tensor{number}.npy" for number, name in enumerate(tensors)}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, file in index.items():
-            np.save(directory / file, tensors[name])
-    except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error.strerror or error}") from error
-    write_json(directory / "index.json", index)
+    # A link that lies there in the name of one of them is replaced, and not followed.
+    for name, file in index.items():
+        with replacing(directory / file, follow=False) as stream:
+            np.lib.format.write_array(stream, tensors[name], allow_pickle=False)
+    with replacing(directory / _INDEX, follow=False) as stream:
+        stream.write((json.dumps(index, indent=2) + "\n").encode())
     say(f"tensors: {directory}")
 
 
