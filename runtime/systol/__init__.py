@@ -66,6 +66,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Public names are imported when they are first asked for: they take a second to load, in which
     the command line must already answer an interrupt."""
+    if name == "__version__":
+        from systol.version import version
+
+        return version()
     if name not in __all__:
         raise AttributeError(f"module 'systol' has no attribute {name!r}")
     home = next((home for home, names in _HOMES.items() if name in names), "systol_hw.errors")

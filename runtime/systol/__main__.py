@@ -11,6 +11,9 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] in ("", os
 def main() -> int:
     """Load the command line, which takes a second, and run it; returns the exit status."""
     try:
+        from systol_hw.termination import end_in_order
+
+        end_in_order()
         from systol.cli import main as run
 
         return run()
