@@ -1,14 +1,20 @@
 """Layers and whole operators by themselves: built, lowered, interpreted, and measured in dB."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import onnxruntime
 
-from systol_compiler.graph.float_graph import Graph, GraphOutput, Node, TensorType, onnx_node
-from systol_compiler.graph.float_graph import wrap_nodes
+from quantized_cases import ARCHS, check, graph_of
+from systol_compiler.graph.float_graph import (
+    Graph,
+    GraphOutput,
+    Node,
+    TensorType,
+    onnx_node,
+    wrap_nodes,
+)
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.numbers.limits import INT16_LIMIT, Array, bounds
 from systol_compiler.numbers.tensor import QTensor
@@ -18,7 +24,7 @@ from systol_compiler.quantized.graph import QuantizedGraph
 from systol_compiler.quantized.layer import Layer, Order, Tensors
 from systol_compiler.quantized.operator import registry
 from systol_hw.arch import Arch
-from tests.shared.quantized_cases import ARCHS, check, graph_of
+from systol_sim.onnx_runtime import onnxruntime
 
 OPSET = 23
 
@@ -85,7 +91,9 @@ def built(builder: LayerBuilder, outputs: Sequence[str] = ()) -> QuantizedGraph:
 def codes_of(tensor: QTensor, real: Array) -> Array:
     """`real` quantized."""
     codes = np.rint(np.asarray(real, np.float64) / tensor.scale) + tensor.zero_point
-    return np.clip(codes, *tensor.bounds).astype(tensor.dtype)
+    low, high = tensor.bounds
+    result: Array = np.clip(codes, low, high).astype(tensor.dtype)
+    return result
 
 
 def real_of(tensor: QTensor, codes: Array) -> Array:
@@ -96,7 +104,9 @@ def real_of(tensor: QTensor, codes: Array) -> Array:
 def decibels(signal: Array, got: Array) -> float:
     """Signal to noise ratio of `got`."""
     noise = float(np.square(got - signal).sum())
-    return float(10 * np.log10(np.square(signal).sum() / noise)) if noise else np.inf
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(max(float(np.square(signal).sum()), 1e-300) / noise))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +141,6 @@ def run_operator(
     operands: Sequence[str] | None = None,
     width: int = 8,
     output: Numbers | None = None,
-    orders: Mapping[str, Order] | None = None,
     archs: Sequence[Arch] = ARCHS,
 ) -> Result:
     """Build one node's layers with ranges of `inputs` (and of the float result), check them against
@@ -175,8 +184,7 @@ def run_operator(
         name: real_of(builder.tensors[name], codes).astype(np.float32)
         for name, codes in given.items()
     }
-    with_orders = replace(quantized, layers=quantized.layers)
-    codes = check(with_orders, given, archs)
+    codes = check(quantized, given, archs)
     tensor = builder.tensors["y"]
     return Result(
         wanted=run_float(node, types, constants, rounded), got=real_of(tensor, codes["y"]),
@@ -211,9 +219,6 @@ def run_float(
     )
     (result,) = session.run(list(node.outputs), dict(feeds))
     return np.asarray(result)
-
-
-LayerMaker = Callable[[LayerBuilder], QTensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

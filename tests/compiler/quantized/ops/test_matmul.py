@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
-from systol_compiler.numbers.limits import Array
-from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.layer import Order
-from systol_compiler.quantized.ops.matmul import MatMulLayer, add_matmul, product_shape
-from systol_hw.arch import PRESETS
-from systol_hw.errors import UnsupportedModelError
-from tests.shared.operator_cases import (
+from operator_cases import (
     Swapped,
     built,
     layer_builder,
@@ -22,7 +15,14 @@ from tests.shared.operator_cases import (
     real_of,
     run_operator,
 )
-from tests.shared.quantized_cases import ARCHS, check, lowered
+from quantized_cases import ARCHS, check, lowered
+from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
+from systol_compiler.numbers.limits import Array
+from systol_compiler.numbers.tensor import QTensor
+from systol_compiler.quantized.layer import Order
+from systol_compiler.quantized.ops.matmul import MatMulLayer, add_matmul, product_shape
+from systol_hw.arch import PRESETS
+from systol_hw.errors import UnsupportedModelError
 
 Shape = tuple[int, ...]
 
@@ -43,7 +43,7 @@ def product(
         operands.append(ordered(builder, tensor, orders[0 if name == "a" else 1]))
     scale = 16 * np.sqrt(a[-1]) * 0.5 ** (widths[2] - 4)
     out = builder.inner(product_shape(a, b), float(scale), 0, widths[2])
-    add_matmul(builder, *operands, out, bias=bias)
+    add_matmul(builder, operands[0], operands[1], out, bias=bias)
     shown = ordered(builder, out, orders[2])
     graph = built(builder, [shown.name])
     codes = check(graph, archs=[PRESETS[name] for name in archs] or ARCHS)

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operator_cases import built, layer_builder, ordered, real_of
+from quantized_cases import ARCHS, check, lowered
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.layer import Order
@@ -20,8 +22,6 @@ from systol_compiler.quantized.ops.row_reduce import (
 )
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError, UnsupportedModelError
-from tests.shared.operator_cases import built, layer_builder, ordered, real_of
-from tests.shared.quantized_cases import ARCHS, check, lowered
 
 Shape = tuple[int, ...]
 
