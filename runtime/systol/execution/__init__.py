@@ -1,0 +1,1 @@
+"""Runs compiled models: tensors by name, segments in order, on any device."""

@@ -1,0 +1,1 @@
+"""What runs gave: outputs, counters, and the tables, reports, traces and pages made of them."""

@@ -1,0 +1,47 @@
+"""Counter reports side by side: executors, machines or models."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SKIP = ("schema", "systol", "fingerprint", "layers", "measure")
+
+
+def flatten(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Every figure of a report under a dotted name, such as `units.matrix.states.busy`."""
+    result: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and "value" in value:
+            result[prefix] = value["value"]
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                if key not in _SKIP:
+                    visit(f"{prefix}.{key}" if prefix else key, item)
+        elif not isinstance(value, list):
+            result[prefix] = value
+
+    visit("", report)
+    return result
+
+
+def compare(
+    reports: Sequence[Mapping[str, Any]], *, differences_only: bool = False
+) -> list[tuple[str, list[Any]]]:
+    """Rows of a figure's name and its value in each report; None where a report has none.
+
+    Rows that are zero or missing everywhere are left out, and parameters of the machine that are
+    equal; with `differences_only`, all equal rows.
+    """
+    flat = [flatten(report) for report in reports]
+    names = list(dict.fromkeys(name for values in flat for name in values))
+    rows = []
+    for name in names:
+        values = [item.get(name) for item in flat]
+        if all(value in (None, 0) for value in values):
+            continue
+        equal = all(value == values[0] for value in values)
+        parameter = name.startswith("arch.") and name != "arch.name"
+        if equal and (differences_only or parameter):
+            continue
+        rows.append((name, values))
+    return rows
