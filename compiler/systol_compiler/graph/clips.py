@@ -5,24 +5,24 @@ from math import inf
 
 import numpy as np
 
-from systol_compiler.draft import Draft, exclusive_consumers
+from systol_compiler.graph.editor import GraphEditor, exclusive_consumers
 from systol_compiler.graph.float_graph import Graph, Node, TensorType
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizeClip:
-    """Write Relu and Clip as Clip with two scalar bounds, and chains of them as one."""
+    """Write Relu, Clip, and Min and Max with a number as Clip with two bounds; chains as one."""
 
     name: str = "normalize-clip"
 
     def run(self, graph: Graph) -> Graph:
-        draft = Draft(graph)
+        editor = GraphEditor(graph)
         single = exclusive_consumers(graph)
         pending: dict[str, tuple[str, float, float, tuple[str, ...]]] = {}
         for node in graph.nodes:
             bounds = clip_bounds(node, graph)
             if bounds is None:
-                draft.append(node)
+                editor.append(node)
                 continue
             source, sources = node.inputs[0], node.sources
             least, greatest = bounds
@@ -33,31 +33,41 @@ class NormalizeClip:
                     min(max(inner_least, least), greatest),
                     min(max(inner_greatest, least), greatest),
                 )
-                sources = (*inner_sources, *sources)
+                sources = tuple(dict.fromkeys((*inner_sources, *sources)))
             follower = single.get(node.outputs[0])
             if follower is not None and clip_bounds(follower, graph) is not None:
                 pending[node.outputs[0]] = (source, least, greatest, sources)
                 continue
-            draft.append(
+            editor.append(
                 node,
                 op="Clip",
                 inputs=(
                     source,
-                    draft.constant(f"{node.name}.least", np.array(least, dtype=np.float32)),
-                    draft.constant(f"{node.name}.greatest", np.array(greatest, dtype=np.float32)),
+                    editor.constant(f"{node.name}.least", np.array(least, dtype=np.float32)),
+                    editor.constant(f"{node.name}.greatest", np.array(greatest, dtype=np.float32)),
                 ),
                 attributes={},
                 sources=sources,
             )
-        return draft.freeze()
+        return editor.freeze()
 
 
 def clip_bounds(node: Node, graph: Graph) -> tuple[float, float] | None:
-    """Bounds of a float32 Relu, or of a Clip with constant scalar bounds; else None."""
+    """Bounds of a Relu, of a Clip, Min or Max with constant scalar bounds; else None."""
+    if node.op not in ("Relu", "Clip", "Min", "Max"):
+        return None
+    if graph.types[node.outputs[0]].dtype != "float32":
+        return None
     if node.op == "Relu":
         return (0.0, inf)
-    if node.op != "Clip":
-        return None
+    if node.op in ("Min", "Max"):
+        bound = graph.constants.get(node.inputs[1]) if len(node.inputs) == 2 else None
+        if bound is None or bound.size != 1 or np.isnan(bound).any():
+            return None
+        if graph.types[node.inputs[0]] != graph.types[node.outputs[0]]:
+            return None
+        number = float(bound.reshape(-1)[0])
+        return (-inf, number) if node.op == "Min" else (number, inf)
     bounds = [-inf, inf]
     for position, name in enumerate(node.inputs[1:3]):
         if name:
@@ -71,51 +81,48 @@ def clip_bounds(node: Node, graph: Graph) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SinkClip:
-    """Move Clip above MaxPool and Flatten, to the product that will absorb it.
+    """Move Clip above MaxPool, reshapes and transposes, to the product that will absorb it.
 
-    A maximum commutes with every monotone function, and a reshape with every elementwise one.
+    A maximum commutes with every monotone function, and a move with every elementwise one.
     """
 
     name: str = "sink-clip"
 
     def run(self, graph: Graph) -> Graph:
-        while True:
-            moved = self._move_once(graph)
-            if moved is None:
-                return graph
-            graph = moved
-
-    def _move_once(self, graph: Graph) -> Graph | None:
         single = exclusive_consumers(graph)
-        swap: dict[str, Node] = {}
-        for node in graph.nodes:
-            follower = single.get(node.outputs[0]) if node.outputs else None
-            if (
-                node.op in ("MaxPool", "Flatten")
-                and len(node.outputs) == 1
-                and follower is not None
-                and follower.op == "Clip"
-                and clip_bounds(follower, graph) is not None
-                # A Clip above a shared tensor could be absorbed by no product.
-                and single.get(node.inputs[0]) is node
-                and not any(f.name == node.name for f in swap.values())
-            ):
-                swap[node.name] = follower
-        if not swap:
-            return None
-        moved = {clip.name for clip in swap.values()}
-        draft = Draft(graph)
+        above: dict[str, Node] = {}
+        behind: dict[str, Node] = {}
+        for clip in graph.nodes:
+            if clip.op != "Clip" or clip_bounds(clip, graph) is None:
+                continue
+            # A Clip above a shared tensor could be absorbed by no product.
+            last, first = graph.producers.get(clip.inputs[0]), None
+            mover = last
+            while mover is not None and _moves(mover) and mover.outputs[0] in single:
+                if mover.inputs[0] not in single:
+                    break
+                first, mover = mover, graph.producers.get(mover.inputs[0])
+            if first is not None and last is not None:
+                above[first.name], behind[last.name] = clip, clip
+        moved = {clip.name for clip in above.values()}
+        editor = GraphEditor(graph)
         for node in graph.nodes:
             if node.name in moved:
                 continue
-            clip = swap.get(node.name)
-            if clip is None:
-                draft.append(node)
-                continue
-            source = graph.types[node.inputs[0]]
-            inner = draft.tensor(
-                f"{node.inputs[0]}.clipped", TensorType(dtype=source.dtype, shape=source.shape)
+            inputs, sunk = node.inputs, above.get(node.name)
+            if sunk is not None:
+                source = graph.types[inputs[0]]
+                kind = TensorType(dtype=source.dtype, shape=source.shape)
+                inner = editor.tensor(f"{inputs[0]}.clipped", kind)
+                editor.append(sunk, inputs=(inputs[0], *sunk.inputs[1:]), outputs=(inner,))
+                inputs = (inner, *inputs[1:])
+            final = behind.get(node.name)
+            editor.append(
+                node, inputs=inputs, outputs=node.outputs if final is None else final.outputs
             )
-            draft.append(clip, inputs=(node.inputs[0], *clip.inputs[1:]), outputs=(inner,))
-            draft.append(node, inputs=(inner, *node.inputs[1:]), outputs=clip.outputs)
-        return draft.freeze()
+        return editor.freeze()
+
+
+def _moves(node: Node) -> bool:
+    """Whether a node commutes with every monotone function of its elements."""
+    return len(node.outputs) == 1 and node.op in ("MaxPool", "Flatten", "Reshape", "Transpose")

@@ -1,90 +1,88 @@
 """Folds per-channel affine operators into the products before or after them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from systol_compiler.draft import Draft, as_float64, exclusive_consumers
+from systol_compiler.graph.affine import (
+    Affine,
+    along,
+    as_float64,
+    per_channel_affine,
+    variable_input,
+)
+from systol_compiler.graph.editor import GraphEditor, exclusive_consumers, merged_sources
 from systol_compiler.graph.float_graph import Array, Graph, Node
 
 
 @dataclass(frozen=True, kw_only=True)
-class Affine:
-    """y = x * scale + offset per channel (axis 1); both float64 [channels]."""
-
-    scale: Array
-    offset: Array
-
-    def then(self, other: "Affine") -> "Affine":
-        """This affine followed by `other`."""
-        return Affine(
-            scale=self.scale * other.scale, offset=self.offset * other.scale + other.offset
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class FoldAffine:
-    """Fold BatchNormalization, and Add, Sub, Mul, Div by per-channel constants, into Conv and Gemm.
+    """Fold BatchNormalization, and arithmetic with per-channel constants, into products.
 
-    After a product: always. Before one: into Gemm always, into Conv only when it has no pads,
-    since a padded pixel is zero behind the affine and not in front of it. Float64 throughout,
-    rounded once to float32.
+    Behind a product (Conv, ConvTranspose, Gemm; MatMul along its columns): always. Before one:
+    into Gemm always, into Conv where it has no pads, or where nothing is added, since a padded
+    pixel is zero behind the affine and not in front of it. A chain that no product takes becomes
+    a Conv of its own, 1x1 with one channel in each group, if it normalizes or has two steps; or
+    one Mul and one Add where the data are no images. Float64 throughout, rounded once to float32.
     """
 
     name: str = "fold-affine"
 
     def run(self, graph: Graph) -> Graph:
-        draft = Draft(graph)
+        editor = GraphEditor(graph)
         single = exclusive_consumers(graph)
         # Chains of affines waiting for the product that reads them, by the tensor they last wrote.
         chains: dict[str, _Chain] = {}
         # Products waiting for the affines that follow, by the tensor they last wrote.
         growing: dict[str, _Product] = {}
         for node in graph.nodes:
-            affine = per_channel_affine(node, graph)
             source = variable_input(node, graph)
-            follower = single.get(node.outputs[0])
-            if affine is not None and source in growing:
+            if source in growing:
                 product = growing.pop(source)
+                affine = per_channel_affine(node, graph, product.axis)
+                assert affine is not None
                 product.follow(affine, node)
-                self._settle(product, graph, follower, growing, draft)
-            elif affine is not None:
+                self._settle(product, graph, single, growing, editor)
+                continue
+            affine = per_channel_affine(node, graph)
+            if affine is not None:
                 chain = chains.pop(source, None) or _Chain(source, len(affine.scale))
                 chain.extend(affine, node)
+                follower = single.get(node.outputs[0])
                 if follower is not None and (
-                    _absorbs(follower, node.outputs[0], graph)
+                    _absorbs(follower, node.outputs[0], chain, graph)
                     or per_channel_affine(follower, graph) is not None
                 ):
                     chains[node.outputs[0]] = chain
                 else:
-                    chain.append_to(draft)
+                    chain.append_to(editor, graph)
             elif _is_product(node, graph):
                 product = _Product(node, graph)
                 if node.inputs[0] in chains:
-                    product.precede(chains.pop(node.inputs[0]))
-                self._settle(product, graph, follower, growing, draft)
+                    product.before = chains.pop(node.inputs[0])
+                self._settle(product, graph, single, growing, editor)
             else:
-                draft.append(node)
-        return draft.freeze()
+                editor.append(node)
+        return editor.freeze()
 
     @staticmethod
     def _settle(
         product: "_Product",
         graph: Graph,
-        follower: Node | None,
+        single: dict[str, Node],
         growing: dict[str, "_Product"],
-        draft: Draft,
+        editor: GraphEditor,
     ) -> None:
         """Let the product wait if another affine follows, else append it."""
-        output = product.output
+        follower = single.get(product.output)
         if (
             follower is not None
-            and per_channel_affine(follower, graph) is not None
-            and variable_input(follower, graph) == output
+            and variable_input(follower, graph) == product.output
+            and per_channel_affine(follower, graph, product.axis) is not None
         ):
-            growing[output] = product
+            growing[product.output] = product
         else:
-            product.append_to(draft)
+            product.append_to(editor)
 
 
 class _Chain:
@@ -92,76 +90,172 @@ class _Chain:
 
     def __init__(self, source: str, channels: int) -> None:
         self.source = source
-        self.affine = Affine(scale=np.ones(channels), offset=np.zeros(channels))
+        self.affine = Affine.identity(channels)
         self.nodes: list[Node] = []
 
     def extend(self, affine: Affine, node: Node) -> None:
         self.affine = self.affine.then(affine)
         self.nodes.append(node)
 
-    def append_to(self, draft: Draft) -> None:
-        """No product takes them: they stay as they were."""
-        for node in self.nodes:
-            draft.append(node)
-
-
-class _Product:
-    """A Conv or Gemm with weight [O, ...] and bias [O], and the affines around it."""
-
-    def __init__(self, node: Node, graph: Graph) -> None:
-        self._node = node
-        self._graph = graph
-        self._before: _Chain | None = None
-        channels = graph.constants[node.inputs[2]].size
-        self._after = Affine(scale=np.ones(channels), offset=np.zeros(channels))
-        self._followers: list[Node] = []
-        self.output = node.outputs[0]
-
-    def precede(self, chain: _Chain) -> None:
-        self._before = chain
-
-    def follow(self, affine: Affine, node: Node) -> None:
-        self._after = self._after.then(affine)
-        self._followers.append(node)
-        self.output = node.outputs[0]
-
-    def append_to(self, draft: Draft) -> None:
-        node = self._node
-        if self._before is None and not self._followers:
-            draft.append(node)
+    def append_to(self, editor: GraphEditor, graph: Graph) -> None:
+        """No product takes them: one Conv or two steps, or a single one as it was."""
+        node, shape = self.nodes[-1], graph.types[self.source].shape
+        scale, offset = (
+            values.astype(np.float32) for values in (self.affine.scale, self.affine.offset)
+        )
+        sources = merged_sources(*self.nodes)
+        normalizes = any(item.op == "BatchNormalization" for item in self.nodes)
+        if len(self.nodes) == 1 and not normalizes:
+            editor.append(node)
             return
-        weight, bias = (as_float64(self._graph.constants[name]) for name in node.inputs[1:])
-        source, leaders = node.inputs[0], self._before.nodes if self._before else []
-        if self._before is not None:
-            # Input channels lie on axis 1 of the weight; `_absorbs` admits one group only.
-            taps = weight.sum(axis=tuple(range(2, weight.ndim)))
-            bias = bias + taps @ self._before.affine.offset
-            weight = weight * _along(self._before.affine.scale, 1, weight.ndim)
-            source = self._before.source
-        weight = weight * _along(self._after.scale, 0, weight.ndim)
-        bias = bias * self._after.scale + self._after.offset
-        draft.append(
+        uniform = all((values == values[0]).all() for values in (scale, offset))
+        if 3 <= len(shape) <= 5 and not uniform:
+            self._append_conv(editor, scale, offset, shape, sources)
+            return
+        if uniform and not normalizes:
+            scale, offset = scale[:1].reshape(()), offset[:1].reshape(())
+        else:
+            scale, offset = (along(values, 1, len(shape)) for values in (scale, offset))
+        steps = [("Mul", scale)] if (scale != 1).any() else []
+        steps += [("Add", offset)] if offset.any() or not steps else []
+        tensor = self.source
+        for index, (op, values) in enumerate(steps):
+            inputs = (tensor, editor.constant(f"{node.name}.{op.lower()}", values))
+            if index == len(steps) - 1:
+                editor.append(node, op=op, inputs=inputs, attributes={}, sources=sources)
+            else:
+                tensor = editor.insert(node, op, inputs, shape, sources=sources)
+
+    def _append_conv(
+        self,
+        editor: GraphEditor,
+        scale: Array,
+        offset: Array,
+        shape: tuple[int, ...],
+        sources: tuple[str, ...],
+    ) -> None:
+        node, axes = self.nodes[-1], len(shape) - 2
+        ones = [1] * axes
+        editor.append(
             node,
+            op="Conv",
             inputs=(
-                source,
-                draft.constant(f"{node.name}.weight", weight.astype(np.float32)),
-                draft.constant(f"{node.name}.bias", bias.astype(np.float32)),
+                self.source,
+                editor.constant(f"{node.name}.weight", scale.reshape(-1, *([1] * (axes + 1)))),
+                editor.constant(f"{node.name}.bias", offset),
             ),
-            outputs=(self.output,),
-            sources=tuple(
-                name for part in (*leaders, node, *self._followers) for name in part.sources
-            ),
+            attributes={
+                "group": shape[1],
+                "kernel_shape": ones,
+                "strides": ones,
+                "dilations": ones,
+                "pads": [0] * (2 * axes),
+            },
+            sources=sources,
         )
 
 
-def _along(values: Array, axis: int, rank: int) -> Array:
-    """`values` [n] with `rank` axes, all of size 1 but `axis`."""
-    return values.reshape([-1 if index == axis else 1 for index in range(rank)])
+@dataclass
+class _Product:
+    """A product in canonical form, and the affines around it.
+
+    `axis` is where its output channels lie in its result: 1, or the last one of a MatMul.
+    """
+
+    node: Node
+    graph: Graph
+    before: _Chain | None = None
+    after: Affine | None = None
+    followers: list[Node] = field(default_factory=list)
+
+    @property
+    def axis(self) -> int:
+        return -1 if self.node.op == "MatMul" else 1
+
+    @property
+    def output(self) -> str:
+        return (self.followers[-1] if self.followers else self.node).outputs[0]
+
+    def follow(self, affine: Affine, node: Node) -> None:
+        self.after = affine if self.after is None else self.after.then(affine)
+        self.followers.append(node)
+
+    def append_to(self, editor: GraphEditor) -> None:
+        node = self.node
+        lone = self.after is not None and node.op == "MatMul" and (self.after.scale == 1).all()
+        if self.before is None and (self.after is None or (lone and len(self.followers) == 1)):
+            editor.append(node)
+            for follower in self.followers:
+                editor.append(follower)
+            return
+        weight = as_float64(self.graph.constants[node.inputs[1]])
+        channels = self.graph.types[node.outputs[0]].shape[self.axis]
+        bias = np.zeros(channels)
+        if node.op != "MatMul":
+            bias = as_float64(self.graph.constants[node.inputs[2]])
+        source, leaders = node.inputs[0], self.before.nodes if self.before else []
+        if self.before is not None:
+            weight, bias = _scaled_inputs(node, weight, bias, self.before.affine)
+            source = self.before.source
+        if self.after is not None:
+            weight = _scaled_outputs(node, weight, self.after.scale)
+            bias = bias * self.after.scale + self.after.offset
+        sources = merged_sources(*leaders, node, *self.followers)
+        stored = editor.constant(f"{node.name}.weight", weight.astype(np.float32))
+        offsets = bias.astype(np.float32)
+        if node.op != "MatMul":
+            inputs = (source, stored, editor.constant(f"{node.name}.bias", offsets))
+            editor.append(node, inputs=inputs, outputs=(self.output,), sources=sources)
+        elif not offsets.any():
+            editor.append(node, inputs=(source, stored), outputs=(self.output,), sources=sources)
+        else:
+            editor.append(node, inputs=(source, stored), sources=sources)
+            added = editor.constant(f"{node.name}.bias", offsets)
+            editor.append(
+                self.followers[-1],
+                op="Add",
+                inputs=(node.outputs[0], added),
+                attributes={},
+                sources=sources,
+            )
+
+
+def _scaled_inputs(node: Node, weight: Array, bias: Array, affine: Affine) -> tuple[Array, Array]:
+    """Weight and bias of a Conv or Gemm that read x * scale + offset, made to read x."""
+    group = int(node.attributes.get("group", 1))
+    # [groups, outputs of a group, inputs of a group, taps...]
+    parts = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+    scale, offset = (
+        values.reshape(group, 1, -1, *([1] * (weight.ndim - 2)))
+        for values in (affine.scale, affine.offset)
+    )
+    added = (parts * offset).sum(axis=tuple(range(2, parts.ndim)))
+    return (parts * scale).reshape(weight.shape), bias + added.reshape(-1)
+
+
+def _scaled_outputs(node: Node, weight: Array, scale: Array) -> Array:
+    """The weight of a product whose results are multiplied by `scale`."""
+    if node.op == "MatMul":
+        return weight * scale
+    if node.op == "ConvTranspose":
+        group = int(node.attributes["group"])
+        parts = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+        factor = scale.reshape(group, 1, -1, *([1] * (weight.ndim - 2)))
+        return (parts * factor).reshape(weight.shape)
+    return weight * along(scale, 0, weight.ndim)
 
 
 def _is_product(node: Node, graph: Graph) -> bool:
-    """Whether `node` is a Conv or Gemm in canonical form."""
-    if node.op not in ("Conv", "Gemm") or len(node.inputs) != 3:
+    """Whether `node` is a product by constants in canonical form."""
+    if node.op == "MatMul":
+        weight = graph.constants.get(node.inputs[1])
+        return (
+            weight is not None
+            and weight.ndim == 2
+            and weight.dtype == np.float32
+            and len(graph.types[node.inputs[0]].shape) > 2
+        )
+    if node.op not in ("Conv", "ConvTranspose", "Gemm") or len(node.inputs) != 3:
         return False
     if node.op == "Gemm" and dict(node.attributes) != {"transB": 1}:
         return False
@@ -170,74 +264,15 @@ def _is_product(node: Node, graph: Graph) -> bool:
         weight is not None
         and bias is not None
         and weight.dtype == bias.dtype == np.float32
-        and bias.shape == weight.shape[:1]
+        and bias.shape == graph.types[node.outputs[0]].shape[1:2]
     )
 
 
-def _absorbs(node: Node, source: str, graph: Graph) -> bool:
-    """Whether the product `node` can take an affine of `source` into its weights."""
-    if not _is_product(node, graph) or node.inputs[0] in graph.constants or not source:
+def _absorbs(node: Node, source: str, chain: _Chain, graph: Graph) -> bool:
+    """Whether the product `node` can take the affines that gave `source` into its weights."""
+    if not _is_product(node, graph) or node.inputs[0] != source:
         return False
-    return node.op == "Gemm" or (
-        node.attributes.get("group", 1) == 1 and not any(node.attributes.get("pads", [1]))
-    )
-
-
-def variable_input(node: Node, graph: Graph) -> str:
-    """The one input of `node` that is no constant; "" if there are several or none."""
-    names = [name for name in node.inputs if name and name not in graph.constants]
-    return names[0] if len(names) == 1 else ""
-
-
-def per_channel_affine(node: Node, graph: Graph) -> Affine | None:
-    """What `node` does to each channel, if that is one affine with constant factors."""
-    source = variable_input(node, graph)
-    if not source or graph.types[source].dtype != "float32":
-        return None
-    shape = graph.types[source].shape
-    if len(shape) < 2 or graph.types[node.outputs[0]].shape != shape:
-        return None
-    if node.op == "BatchNormalization":
-        return _batch_normalization(node, graph, shape[1])
-    if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
-        return None
-    constant_first = node.inputs[0] != source
-    values = _channel_values(
-        graph.constants[node.inputs[0 if constant_first else 1]], len(shape), shape[1]
-    )
-    if values is None:
-        return None
-    one, zero = np.ones(shape[1]), np.zeros(shape[1])
-    if node.op == "Add":
-        return Affine(scale=one, offset=values)
-    if node.op == "Mul":
-        return Affine(scale=values, offset=zero)
-    if node.op == "Sub":
-        return (
-            Affine(scale=-one, offset=values)
-            if constant_first
-            else Affine(scale=one, offset=-values)
-        )
-    if constant_first or not values.all():
-        return None
-    return Affine(scale=1.0 / values, offset=zero)
-
-
-def _channel_values(constant: Array, rank: int, channels: int) -> Array | None:
-    """A constant that broadcasts along axis 1 alone, as float64 [channels]; else None."""
-    padded = (1,) * (rank - constant.ndim) + constant.shape
-    others = (size for axis, size in enumerate(padded) if axis != 1)
-    if len(padded) != rank or any(size != 1 for size in others):
-        return None
-    return np.broadcast_to(as_float64(constant).reshape(-1), (channels,)).copy()
-
-
-def _batch_normalization(node: Node, graph: Graph, channels: int) -> Affine | None:
-    """Inference form of ONNX BatchNormalization (version 9 and later)."""
-    if len(node.inputs) != 5 or node.attributes.get("training_mode", 0):
-        return None
-    gamma, beta, mean, variance = (as_float64(graph.constants[n]) for n in node.inputs[1:])
-    if any(value.shape != (channels,) for value in (gamma, beta, mean, variance)):
-        return None
-    scale = gamma / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
-    return Affine(scale=scale, offset=beta - mean * scale)
+    if node.op == "Gemm":
+        return True
+    padded = any(node.attributes.get("pads", [1]))
+    return node.op == "Conv" and (not padded or not chain.affine.offset.any())

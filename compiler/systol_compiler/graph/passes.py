@@ -1,13 +1,24 @@
-"""Canonicalization: the pipeline from an imported graph to the few forms that quantization reads.
+"""Canonicalization: the pipeline from an imported graph to the few forms that are compiled.
 
-After `CANONICAL_PIPELINE`, machine operators have these forms and no others:
+After `CANONICAL_PIPELINE`, operators have these forms; what a pass cannot bring into them it
+leaves alone. Weights, biases and parameters named here are constants.
 
-- Conv(x, weight, bias) with constant weight and bias, explicit pads, strides, dilations, group;
-- Gemm(x, weight, bias) with constant weight [O, I] (transB=1, alpha=beta=1) and bias [O];
-- Clip(x, least, greatest) with scalar constants (infinite where open);
-- MaxPool(x) with explicit pads, strides, dilations; and Flatten(axis=1).
-
-What a pass cannot bring into these forms it leaves alone; `rules` then names it.
+- Conv(x, weight, bias), ConvTranspose(x, weight, bias), MaxPool(x), AveragePool(x): attributes
+  kernel_shape, strides, dilations, pads; group; output_padding; count_include_pad. No auto_pad,
+  output_shape or ceil_mode; global pools are pools over the whole image.
+- Gemm(x [N, I], weight [O, I], bias [O]) with transB=1; MatMul(a, b) for all other products, with
+  a bias as the Add behind it.
+- Add, Mul, Min and Max of two with a constant last; Sub(a, b) and Div(a, b) where b is no
+  constant; Pow(x, exponent).
+- Clip(x, least, greatest) with scalars, infinite where open: also Relu, Min and Max with numbers.
+- Activations as one node: Gelu(approximate), Swish(alpha), Mish, HardSwish, HardSigmoid(alpha,
+  beta), LeakyRelu(alpha), PRelu(x, slope), Elu, Selu, Celu, Sigmoid, Tanh, Softplus and others.
+- LayerNormalization(x, scale, bias) and RMSNormalization(x, scale) with a negative axis;
+  InstanceNormalization(x, scale, bias); GroupNormalization(x, scale, bias) with one scale for
+  each channel. No BatchNormalization with constant statistics is left.
+- Flatten(axis=1), or Reshape(x, shape) with a whole shape; Transpose(perm); Slice over all axes;
+  Pad without crops; Gather(x, indices) of one axis where those are constant; Split(x, sizes).
+- Reductions keep their axes (keepdims=1), which are constants.
 """
 
 from collections.abc import Callable
@@ -15,16 +26,31 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from systol_compiler.graph.activations import RecognizeActivations
 from systol_compiler.graph.clips import NormalizeClip, SinkClip
+from systol_compiler.graph.elementwise import NormalizeArithmetic, NormalizeReductions
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.graph.fold_affine import FoldAffine
-from systol_compiler.graph.normalize import (
-    NormalizeFlatten,
-    NormalizeProducts,
-    NormalizeWindows,
+from systol_compiler.graph.group_norm import RecognizeGroupNormalization
+from systol_compiler.graph.move_transposes import (
+    AbsorbTransposes,
+    LiftTransposes,
+    SinkTransposes,
+)
+from systol_compiler.graph.normalizations import RecognizeNormalizations
+from systol_compiler.graph.products import NormalizeProducts
+from systol_compiler.graph.reshapes import (
+    NormalizeReshapes,
+    NormalizeSelections,
+    NormalizeTransposes,
+)
+from systol_compiler.graph.simplify import (
+    FoldConstants,
     RemoveDeadNodes,
     RemoveNoOps,
+    StateAttributes,
 )
+from systol_compiler.graph.windows import MergePads, NormalizeWindows
 
 
 class Pass(Protocol):
@@ -42,9 +68,34 @@ Observer = Callable[[str, Graph], None]
 CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     RemoveDeadNodes(),
     RemoveNoOps(),
-    NormalizeFlatten(),
-    NormalizeWindows(),
+    StateAttributes(),
+    NormalizeReshapes(),
+    NormalizeSelections(),
+    NormalizeReductions(),
+    NormalizeArithmetic(),
+    # Formulas are compared in canonical arithmetic, before its factors go into products.
+    RecognizeActivations(),
+    RecognizeNormalizations(),
+    NormalizeReshapes(),
+    RecognizeGroupNormalization(),
+    RemoveDeadNodes(),
+    # Bounds of transposed data need no more than one form; then everything elementwise is known.
+    NormalizeClip(),
+    NormalizeTransposes(),
+    SinkTransposes(),
+    RemoveDeadNodes(),
+    NormalizeTransposes(),
+    LiftTransposes(),
+    RemoveDeadNodes(),
+    NormalizeTransposes(),
+    NormalizeReshapes(),
     NormalizeProducts(),
+    AbsorbTransposes(),
+    FoldConstants(),
+    NormalizeWindows(),
+    MergePads(),
+    RemoveDeadNodes(),
+    RemoveNoOps(),
     # Needs the canonical products; gives the single biases that clips can then follow directly.
     FoldAffine(),
     NormalizeClip(),
@@ -52,6 +103,9 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     SinkClip(),
     # Clips that moved may now be neighbours.
     NormalizeClip(),
+    NormalizeReshapes(),
+    NormalizeTransposes(),
+    RemoveNoOps(),
     RemoveDeadNodes(),
 )
 
@@ -64,7 +118,7 @@ def run_pipeline(
 ) -> Graph:
     """Run `pipeline` in order; `observer` sees the result of every pass."""
     for step in pipeline:
-        # Damaged weights and negative variances give NaN or infinity here; `rules` names them.
+        # Damaged weights and negative variances give NaN or infinity here; rules name them later.
         with np.errstate(all="ignore"):
             graph = step.run(graph)
         if observer is not None:

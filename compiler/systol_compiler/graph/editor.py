@@ -1,13 +1,15 @@
 """The one mutable view of a graph: what a pass edits before it freezes the result."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from systol_compiler.graph.float_graph import Array, Graph, GraphOutput, Node, TensorType
+from systol_compiler.graph.names import FreshNames
 
 
-class Draft:
+class GraphEditor:
     """A graph under edit. Passes append rewritten nodes in order, then `freeze`.
 
     `rename` forwards readers of a removed tensor to the tensor that replaces it; it applies to
@@ -20,6 +22,8 @@ class Draft:
         self.types: dict[str, TensorType] = dict(graph.types)
         self._nodes: list[Node] = []
         self._renamed: dict[str, str] = {}
+        self._tensor_names = FreshNames(graph.types)
+        self._node_names = FreshNames(node.name for node in graph.nodes)
 
     def resolve(self, name: str) -> str:
         """The tensor that stands for `name` now."""
@@ -31,22 +35,16 @@ class Draft:
         """Let `new` stand for the removed tensor `old`."""
         self._renamed[old] = self.resolve(new)
 
-    def constant(self, wish: str, value: Array) -> str:
+    def constant(self, wish: str, value: Any) -> str:
         """Add a constant under a fresh name that starts with `wish`; returns the name."""
-        name, count = wish, 1
-        while name in self.types:
-            count += 1
-            name = f"{wish}.{count}"
-        self.constants[name] = value
-        self.types[name] = TensorType(dtype=str(value.dtype), shape=value.shape)
+        array = np.asarray(value)
+        name = self.tensor(wish, TensorType(dtype=str(array.dtype), shape=array.shape))
+        self.constants[name] = array
         return name
 
     def tensor(self, wish: str, kind: TensorType) -> str:
         """Describe a new tensor under a fresh name that starts with `wish`; returns the name."""
-        name, count = wish, 1
-        while name in self.types:
-            count += 1
-            name = f"{wish}.{count}"
+        name = self._tensor_names.take(wish)
         self.types[name] = kind
         return name
 
@@ -57,7 +55,7 @@ class Draft:
         op: str | None = None,
         inputs: Iterable[str] | None = None,
         outputs: Iterable[str] | None = None,
-        attributes: dict[str, object] | None = None,
+        attributes: Mapping[str, Any] | None = None,
         sources: tuple[str, ...] | None = None,
     ) -> None:
         """Append `node`, with the given parts replaced and its inputs resolved."""
@@ -74,6 +72,39 @@ class Draft:
                 source_op=node.source_op or node.op,
             )
         )
+
+    def insert(
+        self,
+        node: Node,
+        op: str,
+        inputs: Iterable[str],
+        shape: tuple[int, ...],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        sources: tuple[str, ...] | None = None,
+        dtype: str | None = None,
+        output: str | None = None,
+    ) -> str:
+        """Append a new node that stands for (a part of) `node`; returns its one output.
+
+        The output is a new tensor of `shape` and of the node's own element type, unless
+        `dtype` or an existing `output` is given.
+        """
+        kind = TensorType(dtype=dtype or self.types[node.outputs[0]].dtype, shape=shape)
+        if output is None:
+            output = self.tensor(f"{node.name}.{op.lower()}", kind)
+        self._nodes.append(
+            Node(
+                name=self._node_names.take(f"{node.name}.{op.lower()}"),
+                op=op,
+                inputs=tuple(self.resolve(name) for name in inputs),
+                outputs=(output,),
+                attributes=attributes or {},
+                sources=sources or node.sources,
+                source_op=node.source_op or node.op,
+            )
+        )
+        return output
 
     def freeze(self) -> Graph:
         """The edited graph, without the constants and types that nothing uses any more."""
@@ -104,6 +135,6 @@ def exclusive_consumers(graph: Graph) -> dict[str, Node]:
     }
 
 
-def as_float64(value: Array) -> Array:
-    """`value` widened, so that folding rounds once, at the end."""
-    return value.astype(np.float64)
+def merged_sources(*nodes: Node) -> tuple[str, ...]:
+    """The model's nodes that `nodes` stand for together, each once, in order."""
+    return tuple(dict.fromkeys(name for node in nodes for name in node.sources))
