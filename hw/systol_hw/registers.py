@@ -19,7 +19,8 @@ DATA_BITS = 32
 CODE_LENGTH_BITS = (MEMORY_LIMIT_BYTES // 64).bit_length()
 """Bits of a number of instructions, and of a program counter."""
 DEFAULT_WATCHDOG_CYCLES = 1 << 24
-"""What `watchdog_cycles` comes up with."""
+"""What `watchdog_cycles` comes up with; the host's default where a port's beat takes one cycle."""
+LARGEST_WATCHDOG_CYCLES = (1 << 32) - 1
 COUNTER_READ_LATENCY_CYCLES = 2
 """Cycles from a counter's address at the read port to its value."""
 
@@ -79,6 +80,17 @@ def port_values(port: str, memory: MemoryPort) -> dict[str, int]:
         f"{port}_credit_cap": memory.credit_cap,
         f"{port}_latency": memory.latency_cycles,
     }
+
+
+def default_watchdog_cycles(weight_port: MemoryPort, host_port: MemoryPort) -> int:
+    """What a host writes to `watchdog_cycles` if nobody says otherwise.
+
+    No instruction ends or starts while a long one waits for a slow port, so the limit grows with
+    the cycles that the slower port takes for a beat: 2**24 of its beats, as far as the register
+    reaches.
+    """
+    cycles = max(weight_port.beat_cycles, host_port.beat_cycles)
+    return min(DEFAULT_WATCHDOG_CYCLES * cycles, LARGEST_WATCHDOG_CYCLES)
 
 
 def reset_values(arch: Arch) -> dict[str, int]:

@@ -12,7 +12,7 @@ from systol_hw.arch import Arch
 from systol_hw.errors import InputError, MissingToolError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES, DEFAULT_WATCHDOG_CYCLES
+from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
 from systol_sim.checker import check
 from systol_sim.results import RunResult
 from systol_sim.run_setup import (
@@ -29,7 +29,7 @@ def run(
     program: Program,
     contents: Mapping[str, np.ndarray] | None = None,
     *,
-    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
+    watchdog_cycles: int | None = None,
     checked: bool = False,
     packed: bool = False,
     cycle_limit: int = 100_000,

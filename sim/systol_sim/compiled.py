@@ -66,12 +66,16 @@ def sources_digest() -> str:
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """`function`, compiled by numba at its first call and kept on disk, if there is a place."""
+    """`function`, compiled by numba at its first call and kept on disk, if there is a place.
+
+    It runs without Python's lock, so that the main thread can answer an interrupt meanwhile
+    (`systol_sim.interruptible`).
+    """
     try:
-        dispatcher: Any = njit(cache=True)(function)
+        dispatcher: Any = njit(cache=True, nogil=True)(function)
     except RuntimeError:
         # Neither beside the module nor in the user's cache directory: every process compiles.
-        return njit(function)
+        return njit(nogil=True)(function)
     kept = dispatcher._cache._cache_file
     # numba takes code from disk only under the stamp that it was written with.
     kept._source_stamp = (kept._source_stamp, sources_digest())

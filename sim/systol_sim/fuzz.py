@@ -152,8 +152,9 @@ def fuzz(
 
 
 def _leave_interrupts_to_the_parent() -> None:
-    """A Ctrl-C reaches every process of the group; only the parent answers it."""
+    """A Ctrl-C reaches every process of the group; only the parent answers it, and ends these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _kind(arch: Arch, seed: int, faulting: float) -> str | None:

@@ -122,6 +122,7 @@ _CYCLE = (
     "load_live",  # live bytes of the beats presented
     "weights_live",
     "fetch_live",
+    "stop",  # not 0: the host has lost interest
 )
 
 

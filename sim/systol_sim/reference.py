@@ -4,16 +4,19 @@ Plain int64 numpy, written from `systol_hw.operations` and docs/numerics.md alon
 arithmetic with the simulator or the RTL, nor its addresses with the checker. It counts no cycles.
 """
 
+import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from systol_hw.arch import TAGS, WINDOWS
 from systol_hw.counters import AMOUNTS
-from systol_hw.errors import InvalidProgramError
+from systol_hw.errors import InputError, InvalidProgramError
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.isa import Instruction, decode, decode_fault
 from systol_hw.program import Program
+from systol_hw.registers import LARGEST_WATCHDOG_CYCLES
 from systol_sim.checker import check
 from systol_sim.reference_machine import (
     AMOUNT,
@@ -49,13 +52,18 @@ def run(
     RunResult
         Without counters and times. `coverage["amounts"]` is int64 (len(AMOUNTS), TAGS): every
         amount but `fetch_bytes` (a row of -1, because it depends on timing). A fault has cycle -1.
-        Tokens and FIFO depth are not modelled: token overflows and deadlocks are not found.
+        Tokens and FIFO depth are not modelled: token overflows and deadlocks are not found. An
+        instruction of more accesses than the watchdog can be told to wait for is not executed: its
+        fault is WATCHDOG.
 
     Raises
     ------
     InvalidProgramError
         If the static checker refuses `program`; if, unchecked, a matrix instruction finds no tile;
         or if `contents` does not fit the windows.
+    InputError
+        If an instruction takes more memory than an executor that keeps every element as an int64
+        can be given.
     """
     if not checked:
         check(program)
@@ -95,6 +103,9 @@ def _execute_all(machine: Machine, program: Program) -> Fault | None:
         instruction = decode(data)
         if instruction.operation.name == "halt":
             return None
+        if _accesses(instruction) > LARGEST_WATCHDOG_CYCLES:
+            return Fault(cause=FaultCause.WATCHDOG, unit=Unit.CONTROL, pc=pc, cycle=-1)
+        _require_memory(machine, instruction, pc)
         try:
             _EXECUTE[instruction.operation.name](machine, instruction)
         except AddressFault:
@@ -107,6 +118,37 @@ def _execute_all(machine: Machine, program: Program) -> Fault | None:
     return Fault(
         cause=FaultCause.ILLEGAL_INSTRUCTION, unit=Unit.CONTROL, pc=len(program.code), cycle=-1
     )
+
+
+MOST_ELEMENTS = 1 << 26
+"""Of one array: of the accesses of an instruction, or of one step of it."""
+
+
+def _accesses(i: Instruction) -> int:
+    """The fewest accesses that `i` can be: each takes the machine a cycle."""
+    loops = [i[f.name] for f in i.operation.fields if _COUNT.fullmatch(f.name)]
+    return math.prod(loops)
+
+
+_COUNT = re.compile(r"(?!parameter)\w*_count|count[01]")
+
+
+def _require_memory(machine: Machine, i: Instruction, pc: int) -> None:
+    if "run_bytes" in i.fields:
+        elements = i["count0"] * i["count1"] * i["run_bytes"]
+    elif i.unit is Unit.WEIGHTS:
+        # Tiles of bytes, an eighth of what others take.
+        elements = _accesses(i) * machine.arch.rows * machine.arch.columns // 8
+    elif "y_count" in i.fields:
+        widest = max(machine.arch.rows, machine.arch.columns)
+        elements = i["y_count"] * i["x_count"] * widest
+    else:
+        return
+    if elements > MOST_ELEMENTS:
+        raise InputError(
+            f"pc {pc}: {i.operation.name} touches {elements:,} elements at once, and the reference "
+            f"takes at most {MOST_ELEMENTS:,}; run the program on sim"
+        )
 
 
 # Control
@@ -190,7 +232,7 @@ def _read_weights(machine: Machine, i: Instruction) -> None:
                 )
                 rows, columns = index(k_live, 0, 2), index(n_live, 1, 2)
                 where = first + rows * row_step + columns * column_step
-                tile = np.zeros((arch.rows, arch.columns), np.int64)
+                tile = np.zeros((arch.rows, arch.columns), np.int8)  # many may wait
                 tile[:k_live, :n_live] = signed(source[addresses(where, source.size)])
                 machine.tiles.append((tile, n_live))
                 name = "ub_bytes" if from_ub else "weight_bytes"
@@ -230,7 +272,8 @@ def _matmul_step(machine: Machine, i: Instruction, n: int, k0: int, k1: int, k2:
     if not machine.tiles:
         raise NoTile
     tile, n_live = machine.tiles.pop(0)
-    exact = (activation.reshape(rows.size, live) @ tile[:live]) << (8 * i["accumulate_shift"])
+    product = activation.reshape(rows.size, live) @ tile[:live].astype(np.int64)
+    exact = product << (8 * i["accumulate_shift"])
     added = wrap32(exact)
     overflowed = added != exact
     if i["accumulate"] or k0 or k1 or k2:

@@ -32,7 +32,7 @@ class Machine:
     accumulators
         int64 (accumulator_rows, columns), each in the 32-bit range.
     tiles
-        The weight FIFO: int64 (rows, columns) each, with its number of live columns.
+        The weight FIFO: int8 (rows, columns) each, with its number of live columns.
     tag
         The present debug tag.
     interrupts

@@ -9,14 +9,19 @@ from systol_hw.counters import AMOUNTS, SCALAR_GROUP, SCALARS, UNIT_STATES
 from systol_hw.errors import ConfigurationError
 from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.program import Program
-from systol_hw.registers import REGISTER_BY_NAME, latency_limit, port_values
+from systol_hw.registers import (
+    REGISTER_BY_NAME,
+    default_watchdog_cycles,
+    latency_limit,
+    port_values,
+)
 from systol_sim.results import Counters
 
 
 def register_writes(
     program: Program,
     *,
-    watchdog_cycles: int,
+    watchdog_cycles: int | None = None,
     weight_port: MemoryPort | None = None,
     host_port: MemoryPort | None = None,
 ) -> list[tuple[int, int]]:
@@ -26,7 +31,8 @@ def register_writes(
     ----------
     program
     watchdog_cycles
-        Cycles without progress after which the machine faults; at least 1.
+        Cycles without progress after which the machine faults, at least 1; None takes the default
+        for the ports as they are set.
     weight_port, host_port
         Other bandwidths and latencies than those of the program's machine.
 
@@ -36,6 +42,10 @@ def register_writes(
         If a register cannot hold its value, or a port cannot be made to behave as asked.
     """
     arch = program.arch
+    if watchdog_cycles is None:
+        watchdog_cycles = default_watchdog_cycles(
+            weight_port or arch.weight_port, host_port or arch.host_port
+        )
     values = {
         "code_address": program.code_address,
         "code_length": len(program.code),

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -11,17 +12,21 @@ from systol_hw.arch import TAGS
 from systol_hw.counters import AMOUNTS
 from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES
+from systol_hw.registers import default_watchdog_cycles
+from systol_sim.building import building
 from systol_sim.checker import check
 from systol_sim.compiled import (
+    NAMES,
     STEPPER,
     STREAMS,
+    VALUES,
     compile_first,
     is_on_disk,
     wait_for_compilation,
 )
 from systol_sim.instruction_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
 from systol_sim.instruction_table import InstructionTable, build_table
+from systol_sim.interruptible import interruptible
 from systol_sim.places import COVERAGE_NAMES, L_END, L_INTERRUPT, L_START, P_CYCLES, new_machine
 from systol_sim.results import Counters, RunResult
 from systol_sim.stepper import step_program, stream_program
@@ -35,7 +40,7 @@ def run(
     values: bool = True,
     skip: bool = True,
     streams: bool | None = None,
-    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
+    watchdog_cycles: int | None = None,
     checked: bool = False,
 ) -> RunResult:
     """Simulate `program`.
@@ -54,7 +59,8 @@ def run(
         Whether to jump over steady streams, if `skip`; None leaves it to what is compiled already
         and to the program's length. The results but for `coverage` are the same.
     watchdog_cycles
-        Cycles without progress after which the machine faults.
+        Cycles without progress after which the machine faults; None takes the machine's own
+        (`systol_hw.registers.default_watchdog_cycles`).
     checked
         True if the caller knows that `program` is valid, or wants its fault: no static check.
 
@@ -73,7 +79,8 @@ def run(
             if amount.depends_on_values:
                 timed.counters.amounts[index] = -1
         return dataclasses.replace(timed, windows=windows)
-    computed = compute_values(program, windows)
+    _prepare_values()
+    computed = interruptible(lambda: compute_values(program, windows))
     add_value_amounts(program, timed.counters, computed)
     memories = {
         "ub": computed.ub,
@@ -83,12 +90,22 @@ def run(
     return dataclasses.replace(timed, windows=windows, memories=memories)
 
 
+@cache
+def _prepare_values() -> None:
+    """Have the kernels of values compiled: all at once, and not each when it is first met."""
+    if not is_on_disk(VALUES):
+        from systol_sim.precompile import precompile
+
+        with building(NAMES[VALUES]):
+            precompile([VALUES])
+
+
 def run_timing(
     program: Program,
     *,
     skip: bool = True,
     streams: bool | None = None,
-    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
+    watchdog_cycles: int | None = None,
 ) -> RunResult:
     """Times and counters of `program` without checking it and without values; as `run`.
 
@@ -129,7 +146,7 @@ class _Prepared:
 
     table: InstructionTable
     tags: np.ndarray
-    timings: dict[tuple[bool, bool | None, int], RunResult]
+    timings: dict[tuple[bool, bool | None, int | None], RunResult]
 
 
 _PREPARED: WeakKeyDictionary[Program, _Prepared] = WeakKeyDictionary()
@@ -159,19 +176,25 @@ def step(
     *,
     skip: bool = True,
     streams: bool | None = None,
-    watchdog_cycles: int = DEFAULT_WATCHDOG_CYCLES,
+    watchdog_cycles: int | None = None,
 ) -> RunResult:
     """What `run_timing` gives, worked out anew; `table` is `build_table(program)`."""
     count = len(table.rows)
     wait_for_compilation()
     if streams is None:
         streams = is_on_disk(STREAMS) or _rows_issued(table) >= _LONG_ROWS
+    if watchdog_cycles is None:
+        watchdog_cycles = default_watchdog_cycles(program.arch.weight_port, program.arch.host_port)
     machine = new_machine(program, count, watchdog_cycles)
     log = np.full((count + 1, 4), -1, np.int64)
     part, stepper = (STREAMS, stream_program) if streams and skip else (STEPPER, step_program)
     arguments = machine, table.rows, table.order, log, skip
     compile_first(part, stepper, *arguments)
-    stepper(*arguments)
+
+    def stop() -> None:
+        machine["stop"] = 1
+
+    interruptible(lambda: stepper(*arguments), stop)
     m = machine[0]
     fault = None
     if m["fault_cause"]:

@@ -95,7 +95,7 @@ def _stepper(streams: bool) -> Any:
             for unit in range(UNITS):
                 m.states[unit, m.charge[unit], m.code[unit]] += 1
             t += 1
-            if m.fault_cause or m.halts:
+            if m.fault_cause or m.halts or m.stop:
                 break
             if skip and not m.progress:
                 if not m.acted:
