@@ -38,6 +38,9 @@ class HostSession:
     integer_kernels
         Whether ONNX Runtime may replace operators between DequantizeLinear and QuantizeLinear by
         integer kernels of its own; otherwise they run in float32, as the operators are defined.
+    rewrite
+        Whether ONNX Runtime may rewrite the graph for speed. Host layers run as they are written:
+        so does the runtime run them, and rewritten ones round otherwise.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class HostSession:
         *,
         initializers: Mapping[str, npt.NDArray[Any]] | None = None,
         integer_kernels: bool = False,
+        rewrite: bool = True,
     ) -> None:
         self._place = place
         self._kept = {name: np.ascontiguousarray(a) for name, a in (initializers or {}).items()}
@@ -61,6 +65,9 @@ class HostSession:
         options.intra_op_num_threads = min(THREADS_MOST, os.cpu_count() or 1)
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not rewrite:
+            levels = onnxruntime.GraphOptimizationLevel
+            options.graph_optimization_level = levels.ORT_DISABLE_ALL
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:

@@ -94,7 +94,9 @@ class Evaluator:
 
     def _session(self, layer: HostLayer) -> HostSession:
         if layer.name not in self._sessions:
-            self._sessions[layer.name] = HostSession(layer.model, f"host layer {layer.name!r}")
+            self._sessions[layer.name] = HostSession(
+                layer.model, f"host layer {layer.name!r}", rewrite=False
+            )
         return self._sessions[layer.name]
 
     def _real(
