@@ -1,11 +1,11 @@
-"""Random lowered networks: convolutions, sums, pools, tables and moves over images, with branches."""
+"""Random lowered networks over images: convolutions, sums, pools, tables, slices, branches."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.buffer import Home
+from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import image_operand

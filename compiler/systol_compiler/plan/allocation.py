@@ -5,7 +5,7 @@ the matrix unit in a bank that both read, Load before the vector unit in one tha
 what is written where Store still reads has to wait.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from systol_hw.arch import Arch
 
 Times = tuple[int, int]
 """First and last time, both included."""
+_REPAIRS = 24
+"""Repetitions of a placement, each with one more request before all others."""
 _CALM_REQUESTS = 1500
 """Above, requests take the lowest place: weighing each place costs the square of their number."""
 
@@ -33,7 +35,9 @@ class Request:
     last: int
     high: bool = False
     read: Times | None = None
-    """When the matrix or the vector unit reads it."""
+    """When the matrix unit (or Weights) reads it."""
+    vector_read: Times | None = None
+    """When the vector unit reads it."""
     stored: Times | None = None
     """When Store reads it; the last may be the one behind its life."""
     loaded: Times | None = None
@@ -54,9 +58,10 @@ class Allocation:
         """Banks in which Store and another unit read, for each two requests and each time."""
         read: dict[int, list[Request]] = {}
         for item in self.requests:
-            if item.read is not None:
-                for time in range(item.read[0], item.read[1] + 1):
-                    read.setdefault(time, []).append(item)
+            for times in (item.read, item.vector_read):
+                if times is not None:
+                    for time in range(times[0], times[1] + 1):
+                        read.setdefault(time, []).append(item)
         at = self.addresses
         return sum(
             _common_banks(at[item.name], item.size_bytes, at[other.name], other.size_bytes, arch)
@@ -103,14 +108,34 @@ def allocate(
     With `apart`, no other request shares a bank of the unified buffer with a high one.
 
     High requests choose first and take the highest aligned address that is free throughout their
-    life. Then, in the first attempt, the largest (in eighths of a bank, so that time orders about
-    equal ones) take the free place where units disturb each other least, the lowest of equals. If
-    that does not fit, the largest take the lowest free address.
+    life. Then, in the first attempt, small pieces that the matrix unit reads keep to the bottom,
+    far from what the vector unit must read meanwhile; the largest of the others (in eighths of a
+    bank, so that time orders about equal ones) take the free place where units disturb each other
+    least, the lowest of equals. The second attempt lets no piece go first. What finds no place goes
+    before all others in a repetition, then all that is alive beside it. If nothing fits, the
+    largest take the lowest free address.
     """
     if len(requests) <= _CALM_REQUESTS:
-        placed = _place(requests, arch, apart, calm=True)
-        if isinstance(placed, Allocation):
-            return placed
+        for slots_first in (True, False):
+            urgent: set[str] = set()
+            for _ in range(_REPAIRS):
+                placed = _place(
+                    requests, arch, apart, calm=True, slots_first=slots_first, urgent=urgent
+                )
+                if isinstance(placed, Allocation):
+                    return placed
+                failed = placed.request
+                if failed.name not in urgent:
+                    urgent.add(failed.name)
+                    continue
+                # Give up calm for all that is alive beside it, and keep it elsewhere.
+                beside = {
+                    item.name for item in requests
+                    if item.first <= failed.last and failed.first <= item.last
+                }
+                if beside <= urgent:
+                    break
+                urgent |= beside
     return _place(requests, arch, apart, calm=False)
 
 
@@ -139,7 +164,8 @@ class _Placed:
 
 
 def _place(
-    requests: Sequence[Request], arch: Arch, apart: bool, *, calm: bool
+    requests: Sequence[Request], arch: Arch, apart: bool, *, calm: bool,
+    slots_first: bool = False, urgent: Set[str] = frozenset(),
 ) -> Allocation | Overflow:
     align = arch.ub_width_bytes
     placed = _Placed(len(requests))
@@ -150,7 +176,10 @@ def _place(
         # What is stored chooses before what is loaded at the same time, which can wait for a store.
         order = sorted(
             requests,
-            key=lambda r: (not r.high, -r.size_bytes // eighth, r.first, r.stored is None),
+            key=lambda r: (
+                not r.high, r.name not in urgent, not (slots_first and _is_slot(r, arch)),
+                -r.size_bytes // (1 if r.name in urgent else eighth), r.first, r.stored is None,
+            ),
         )
     else:
         order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
@@ -160,7 +189,7 @@ def _place(
         taken = placed.taken(item, near)
         if item.high:
             address = _highest(taken, item.size_bytes, arch.ub_bytes, align)
-        elif calm:
+        elif calm and item.name not in urgent:
             address = _calmest(taken, item, placed, near, limit, arch)
         else:
             address = _lowest(taken, item.size_bytes, align)
@@ -179,21 +208,36 @@ def _place(
     return Allocation(requests=tuple(requests), addresses=addresses, peak_bytes=peak)
 
 
+def _is_slot(item: Request, arch: Arch) -> bool:
+    """Whether this is a small piece that comes from memory for the matrix unit."""
+    return (
+        item.loaded is not None and item.read is not None and item.first == item.last
+        and 4 * item.size_bytes <= arch.bank_bytes
+    )
+
+
 def _calmest(
     taken: list[tuple[int, int]], item: Request, placed: _Placed, near: npt.NDArray[np.int64],
     limit: int, arch: Arch,
 ) -> int:
-    """The free place with the fewest waits for stores, then the fewest banks that Store and others
-    read, then the fewest that Load and the vector unit write, then the lowest; -1 if there is none.
-    Places begin behind others, or with a bank."""
+    """The free place with the fewest waits for stores, then the fewest banks that two units read,
+    then the fewest that Load and the vector unit write; of equal ones the lowest, or for what the
+    vector unit alone reads the highest. -1 if there is none. Places begin behind others or with a
+    bank, or end before others."""
     align, size = arch.ub_width_bytes, item.size_bytes
     starts = {0, *range(0, limit, arch.bank_bytes)}
     starts |= {-(-high // align) * align for _, high in taken}
+    upward = item.vector_read is None or item.read is not None
+    if not upward:
+        starts |= {(low - size) // align * align for low, _ in taken if low >= size}
+        starts.add((limit - size) // align * align)
     free = sorted(
         start for start in starts
-        if start + size <= limit
+        if 0 <= start and start + size <= limit
         and all(start + size <= low or high <= start for low, high in taken)
     )
+    if not upward:
+        free.reverse()
     if len(free) < 2:
         return free[0] if free else -1
     others: list[tuple[Request, int, int]] = [
@@ -205,10 +249,10 @@ def _calmest(
     readers = [(low, high - low) for other, low, high in others if _both_read(item, other)]
     writers = [(low, high - low) for other, low, high in others if _both_write(item, other)]
 
-    def disturbance(start: int) -> tuple[int, int, int]:
+    def disturbance(start: int) -> tuple[int, float, float]:
         waits = sum(low < start + size and start < high for low, high in late)
-        reads = sum(_common_banks(start, size, low, own, arch) for low, own in readers)
-        writes = sum(_common_banks(start, size, low, own, arch) for low, own in writers)
+        reads = sum(_shared(start, size, low, own, arch) for low, own in readers)
+        writes = sum(_shared(start, size, low, own, arch) for low, own in writers)
         return waits, reads, writes
 
     return min(free, key=disturbance)
@@ -220,8 +264,17 @@ def _waits(later: Request, earlier: Request) -> bool:
 
 
 def _both_read(one: Request, other: Request) -> bool:
-    """Whether Store reads one of the two while another unit reads the other."""
-    return _together(one.stored, other.read) or _together(one.read, other.stored)
+    """Whether two units read the two at the same time: all that rank lower would starve."""
+    return any(
+        _together(first, second)
+        for first, second in (
+            (one.stored, other.read), (one.read, other.stored),
+            (one.stored, other.vector_read), (one.vector_read, other.stored),
+            (one.read, other.vector_read), (one.vector_read, other.read),
+            # Of two operands in one bank the second comes a cycle later, row by row.
+            (one.vector_read, other.vector_read),
+        )
+    )
 
 
 def _both_write(one: Request, other: Request) -> bool:
@@ -231,6 +284,16 @@ def _both_write(one: Request, other: Request) -> bool:
 
 def _together(one: Times | None, other: Times | None) -> bool:
     return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
+
+
+def _shared(address: int, size: int, at: int, other_size: int, arch: Arch) -> float:
+    """The expected share of accesses that meet in a bank."""
+    common = _common_banks(address, size, at, other_size, arch)
+    if common == 0:
+        return 0.0
+    own = (address + size - 1) // arch.bank_bytes - address // arch.bank_bytes + 1
+    other = (at + other_size - 1) // arch.bank_bytes - at // arch.bank_bytes + 1
+    return common / (own * other)
 
 
 def _common_banks(address: int, size: int, at: int, other_size: int, arch: Arch) -> int:

@@ -82,6 +82,9 @@ class Fitter:
         self.cuts: dict[int, Cut] = {}
         self.stages: Sequence[Stage] = form_stages(network)
         self._touched = self._touches()
+        self._stage_of = {
+            place: time for time, stage in enumerate(self.stages) for place in stage.nests
+        }
 
     def _touches(self) -> dict[str, list[int]]:
         touched: dict[str, set[int]] = {}
@@ -116,11 +119,12 @@ class Fitter:
                 return group
             changed = False
             for time in wanted:
-                # What an earlier stage's relief streams may be enough here, too.
                 excess = over[time] - self.room
                 if time in forced:
                     excess = max(excess, 1)
-                changed |= self._relieve(group, time, excess)
+                # What an earlier stage's relief streams may be enough here, too.
+                if excess > 0:
+                    changed |= self._relieve(group, time, excess, over)
             forced = []
             if not changed:
                 raise self._too_big(group, wanted[0])
@@ -139,59 +143,67 @@ class Fitter:
             result.append(total)
         return result
 
-    def _relieve(self, group: GroupPlan, time: int, excess: int) -> bool:
-        """Stream what is not used in the stage, the farthest next use first, then what is, the
-        largest first; where nothing is left, cut the stage's tiles."""
-        alive = [
-            (name, use) for name, use in group.uses.items()
+    def _relieve(self, group: GroupPlan, time: int, excess: int, over: list[int]) -> bool:
+        """Stream the buffers that cost the least traffic for the room that they give; where none
+        is left that gives any, cut the stage's tiles. `over` is kept up to date."""
+        candidates = sorted(
+            (self._price(group, name, use, time), name, use) for name, use in group.uses.items()
             if name in self._touched and use.touched is not None
             and use.touched[0] <= time <= use.touched[1]
             and time <= self.until.get(name, time)
-        ]
-        idle = [(n, u) for n, u in alive if time not in self._touched[n]]
-        idle.sort(key=lambda item: (-self._next_use(item[0], time), -item[1].size_bytes, item[0]))
+        )
+        slots = max(
+            (use.size_bytes for key, use in group.uses.items()
+             if key not in self._touched and use.touched is not None
+             and use.touched[0] <= time <= use.touched[1]), default=0,
+        )
         changed = False
-        for name, use in idle:
+        for _, name, use in candidates:
             if excess <= 0:
-                return changed
-            self.until[name] = max(t for t in self._touched[name] if t < time)
+                return True
+            busy = time in self._touched[name]
+            if busy and use.size_bytes < slots:
+                # Streaming what is smaller than the pieces that stream already gains nothing.
+                continue
+            assert use.touched is not None
+            before = [t for t in self._touched[name] if t < time]
+            self.until[name] = before[-1] if before else -1
+            for later in range(max(self.until[name] + 1, use.touched[0]), use.touched[1] + 1):
+                over[later] -= use.size_bytes
             excess -= use.size_bytes
             changed = True
         if excess <= 0:
-            return changed
-        busy = [(n, u) for n, u in alive if time in self._touched[n] and self._can_stream(n)]
-        busy.sort(key=lambda item: (-item[1].size_bytes, item[0]))
-        largest = busy[0][1].size_bytes if busy else 0
-        slots = max(
-            (u.size_bytes for key, u in group.uses.items()
-             if key not in self._touched and u.touched is not None
-             and u.touched[0] <= time <= u.touched[1]), default=0,
-        )
-        for name, use in busy:
-            # Streaming what is smaller than the pieces that stream already gains nothing.
-            if excess <= 0 or (changed and use.size_bytes < largest // 4):
-                return changed
-            if use.size_bytes < slots:
-                break
-            before = [t for t in self._touched[name] if t < time]
-            self.until[name] = before[-1] if before else -1
-            excess -= use.size_bytes
-            changed = True
-        return self._cut(group, time) or self._stream_rest(busy, time) or changed
-
-    def _stream_rest(self, busy: list[tuple[str, Use]], time: int) -> bool:
-        for name, _ in busy:
+            return True
+        if changed:
+            # How large the pieces are that stream from now on, the next plan shows.
+            return True
+        if self._cut(group, time):
+            return True
+        for _, name, _ in candidates:
             if time <= self.until.get(name, time):
                 before = [t for t in self._touched[name] if t < time]
                 self.until[name] = before[-1] if before else -1
                 return True
         return False
 
-    def _can_stream(self, name: str) -> bool:
-        return self.network.buffers[name].home is not Home.CONSTANT or True
-
-    def _next_use(self, name: str, time: int) -> int:
-        return min(t for t in self._touched[name] if t > time)
+    def _price(self, group: GroupPlan, name: str, use: Use, time: int) -> tuple[float, int, str]:
+        """Traffic for each byte of room: that of the home less what comes or goes all the same.
+        What a stage writes and reads itself would make each band wait for memory twice."""
+        buffer, touched = self.network.buffers[name], self._touched[name]
+        later = [t for t in touched if t >= time]
+        writes = {self._stage_of[place] for place in self.network.writers[name]}
+        reads = {self._stage_of[place] for place in self.network.readers[name]}
+        loads = len(
+            [t for t in later
+             if t in reads and not (t in writes and name in group.stages[t].banded)]
+        )
+        stores = 0 if buffer.home is Home.OUTPUT or not writes else 1
+        if buffer.home in (Home.INPUT, Home.CONSTANT):
+            loads -= 1
+        inside = any(
+            t in writes and t in reads and name not in group.stages[t].banded for t in later
+        )
+        return (loads + stores) * (4.0 if inside else 1.0), -use.size_bytes, name
 
     def _cut(self, group: GroupPlan, time: int) -> bool:
         """Halve the stage's largest pieces; False if they are as small as they can be."""

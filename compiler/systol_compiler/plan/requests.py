@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from systol_compiler.nests.buffer import PLANE_ALIGNMENT, Home
+from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Box
 from systol_compiler.plan.allocation import Request, Times
@@ -18,6 +19,7 @@ class Use:
     constant: bool = False
     touched: Times | None = None
     read: Times | None = None
+    vector_read: Times | None = None
     stored: Times | None = None
     loaded: Times | None = None
     written: Times | None = None
@@ -51,10 +53,11 @@ def collect_uses(network: LoweredNetwork, stages: Sequence[Sequence[Task]]) -> d
     for time, tasks in enumerate(stages):
         for task in tasks:
             for operand, place in zip(task.nest.reads, task.reads, strict=True):
-                touch(place, operand.buffer, time, "read")
+                by_array = isinstance(task.nest, MatrixNest)
+                touch(place, operand.buffer, time, "read" if by_array else "vector_read")
             for name, place in zip(task.nest.constants, task.constants, strict=True):
                 if place.key != PINNED:
-                    touch(place, name, time, "read")
+                    touch(place, name, time, "vector_read")
             touch(task.output, task.nest.output.buffer, time, "written")
             for move in _loads(task):
                 touch(move.place, move.operand.buffer, time, "loaded")
@@ -97,7 +100,8 @@ def group_requests(
             Request(
                 name=f"{group}:{key}", size_bytes=use.size_bytes, first=base + first,
                 last=base + last, high=use.constant,
-                read=_at(use.read, base), stored=_at(stored, base),
+                read=_at(use.read, base), vector_read=_at(use.vector_read, base),
+                stored=_at(stored, base),
                 loaded=None if use.loaded is None else (base + first, base + use.loaded[1]),
                 written=_at(use.written, base),
             )

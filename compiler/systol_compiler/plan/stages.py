@@ -1,38 +1,53 @@
-"""Stages: a nest and those that follow it band by band. The unit of time of the memory plan."""
+"""Stages: a nest and those that follow it band by band. The unit of time of the memory plan.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+In a stage's program order the bands of its nests alternate, so that vector work runs under the
+array's, and what only the stage itself reads need never be there as a whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from systol_compiler.nests.buffer import Home
-from systol_compiler.nests.matrix import MatrixNest
+from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.nest import Nest
 from systol_compiler.nests.network import LoweredNetwork
-from systol_compiler.nests.operand import Operand
+from systol_compiler.nests.operand import Box, Range
 from systol_compiler.nests.vector import VectorNest
 from systol_compiler.nests.window import WHOLE
+from systol_compiler.plan.cost import choose_bands
 from systol_compiler.plan.tiling import Banks, Cut, Tile, needs, tile_nest
 from systol_hw.arch import Arch
 
+MOST_NESTS = 12
+"""Nests of a stage: each one more needs room for its bands."""
+SLOTS = 2
+"""Places by turns for the bands of a buffer that is never there as a whole."""
 _ENDLESS = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Places of its nests in the network: the first one leads, the others are vector nests that
-    read what earlier ones of the stage write."""
+    """Places of its nests in the network: the first one leads, the others follow it."""
 
     nests: tuple[int, ...]
 
 
 def form_stages(network: LoweredNetwork) -> tuple[Stage, ...]:
-    """A vector nest joins the stage of the nest before it if it reads what that stage writes."""
+    """Cuts the network into stages.
+
+    A vector nest joins the stage of the nest before it if it reads what that stage writes. A
+    matrix nest joins if its output rows are the stage's and it needs no other rows than those
+    of what it reads, as 1x1 convolutions do; or if the vector nest behind it joins its result
+    with the stage's, as a shortcut's convolution and the main branch's.
+    """
     stages: list[list[int]] = []
     written: set[str] = set()
     for place, nest in enumerate(network.nests):
-        follows = isinstance(nest, VectorNest) and any(
-            operand.buffer in written for operand in nest.reads
-        )
-        if follows:
+        if stages and len(stages[-1]) < MOST_NESTS and (
+            _follows(nest, written)
+            or _continues(network, stages[-1], nest, written)
+            or _joins(network, stages[-1], place)
+        ):
             stages[-1].append(place)
             written.add(nest.output.buffer)
         else:
@@ -41,9 +56,62 @@ def form_stages(network: LoweredNetwork) -> tuple[Stage, ...]:
     return tuple(Stage(nests=tuple(places)) for places in stages)
 
 
-def same_grid(a: Operand, b: Operand) -> bool:
-    """Whether both are the same bytes in the same coordinates."""
-    return a == b
+def _follows(nest: Nest, written: set[str]) -> bool:
+    return isinstance(nest, VectorNest) and any(op.buffer in written for op in nest.reads)
+
+
+def _same_rows(a: Nest, b: Nest) -> bool:
+    return a.output.lines == b.output.lines and len(a.output.planes) == len(b.output.planes)
+
+
+def _row_by_row(nest: MatrixNest) -> bool:
+    """Whether output row r needs input row r alone."""
+    return (
+        nest.taps[0] == nest.steps[0] == 1
+        and nest.pads[0] == 0
+        and not nest.pooled
+        and nest.input.lines == nest.output.lines
+    )
+
+
+def _continues(
+    network: LoweredNetwork, stage: Sequence[int], nest: Nest, written: set[str]
+) -> bool:
+    lead = network.nests[stage[0]]
+    return (
+        isinstance(nest, MatrixNest)
+        and not isinstance(nest.weights, ActivationWeights)
+        and nest.input.buffer in written
+        and isinstance(lead, MatrixNest)
+        and nest.output.lines > 1
+        and _same_rows(nest, lead)
+        and _row_by_row(nest)
+        and all(_same_rows(network.nests[place], lead) for place in stage)
+    )
+
+
+def _joins(network: LoweredNetwork, stage: Sequence[int], place: int) -> bool:
+    """Whether the matrix nest at `place` and the last one of `stage` feed one vector nest."""
+    nests = network.nests
+    if place + 1 >= len(nests):
+        return False
+    first, second, behind = nests[stage[-1]], nests[place], nests[place + 1]
+    outputs = [first.output.buffer, second.output.buffer]
+    return (
+        isinstance(first, MatrixNest)
+        and isinstance(second, MatrixNest)
+        and isinstance(behind, VectorNest)
+        and not isinstance(second.weights, ActivationWeights)
+        and _same_rows(first, second)
+        and all(_same_rows(nests[other], second) for other in stage)
+        and all(
+            operand.buffer not in {nests[other].output.buffer for other in stage}
+            for operand in second.reads
+        )
+        and outputs[0] != outputs[1]
+        and all(name in {operand.buffer for operand in behind.reads} for name in outputs)
+        and all(network.readers[name] == (place + 1,) for name in outputs)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,66 +121,119 @@ class TiledStage:
     stage: Stage
     tiles: tuple[tuple[Tile, ...], ...]
     order: tuple[tuple[int, int], ...]
-    rolling: frozenset[str] = field(default_factory=frozenset)
-    """Buffers of which only two bands exist at a time."""
+    banded: frozenset[str] = field(default_factory=frozenset)
+    """Buffers that the stage writes and reads band by band in step: `SLOTS` bands are enough for
+    it, whatever later stages need."""
 
 
 def tile_stage(
     network: LoweredNetwork, stage: Stage, arch: Arch, cut: Cut, banks: Banks
 ) -> TiledStage:
     """Cut the nests of a stage; followers in the bands of the leader where rows agree."""
-    lead = network.nests[stage.nests[0]]
-    from_host = any(
-        network.buffers[operand.buffer].home is Home.INPUT for operand in lead.reads[:1]
-    ) and stage.nests[0] == min(network.readers[lead.reads[0].buffer], default=-1)
+    nests = [network.nests[place] for place in stage.nests]
+    lead = nests[0]
+    from_host = network.buffers[lead.reads[0].buffer].home is Home.INPUT if lead.reads else False
+    from_host = from_host and stage.nests[0] == min(
+        network.readers[lead.reads[0].buffer], default=-1
+    )
+    if len(nests) > 1 and cut.columns == cut.channels == cut.reduction == 1:
+        cut = choose_bands(nests, arch, cut)
     tiles = [tile_nest(lead, arch, cut, banks, from_host=from_host)]
     bands = tuple(dict.fromkeys(t.unit.lines for t in tiles[0] if t.unit.planes[0] == 0))
-    for place in stage.nests[1:]:
-        nest = network.nests[place]
-        aligned = nest.output.lines == lead.output.lines and len(nest.output.planes) == len(
-            lead.output.planes
-        )
-        own = Cut(
-            bands=max(cut.bands, len(bands)), columns=cut.columns, channels=cut.channels,
-            rows=bands if aligned else (),
+    for nest in nests[1:]:
+        own = replace(
+            cut, bands=max(cut.bands, len(bands)), rows=bands if _same_rows(nest, lead) else (),
+            reduction=cut.reduction if isinstance(nest, MatrixNest) else 1,
         )
         tiles.append(tile_nest(nest, arch, own, banks))
-    nests = [network.nests[place] for place in stage.nests]
-    order = tuple(_interleave(nests, tiles))
+    order = tuple(_Interleaving(nests, tiles).order())
     return TiledStage(
         stage=stage, tiles=tuple(tiles), order=order,
-        rolling=frozenset(_rolling(network, nests, tiles, order)),
+        banded=frozenset(_banded(network, nests, tiles, order)),
     )
 
 
-def _interleave(
-    nests: Sequence[Nest], tiles: Sequence[tuple[Tile, ...]]
-) -> Iterator[tuple[int, int]]:
-    """The leader's tiles in order, each follower's as soon as what it needs is complete."""
-    done = [0] * len(nests)
-    fronts = [_fronts(nest, own) for nest, own in zip(nests, tiles, strict=True)]
-    writers: dict[str, list[int]] = {}
-    for index, nest in enumerate(nests):
-        writers.setdefault(nest.output.buffer, []).append(index)
+class _Interleaving:
+    """The leader's tiles in order, each follower's as soon as what it needs is complete.
 
-    def ready(index: int) -> bool:
-        nest, tile = nests[index], tiles[index][done[index]]
+    A matrix nest that reads what the stage writes stays a band behind: the array would else wait
+    for each band's requantization.
+    """
+
+    def __init__(self, nests: Sequence[Nest], tiles: Sequence[tuple[Tile, ...]]) -> None:
+        self.nests, self.tiles = nests, tiles
+        self.done = [0] * len(nests)
+        self.fronts = [_fronts(nest, own) for nest, own in zip(nests, tiles, strict=True)]
+        self.writers: dict[str, list[int]] = {}
+        for index, nest in enumerate(nests):
+            self.writers.setdefault(nest.output.buffer, []).append(index)
+
+    def order(self) -> Iterator[tuple[int, int]]:
+        """(place, tile), each once."""
+        while self.done[0] < len(self.tiles[0]):
+            yield 0, self.done[0]
+            self.done[0] += 1
+            yield from self._followers()
+        finished = [len(own) for own in self.tiles]
+        assert self.done == finished, [nest.name for nest in self.nests]
+
+    def _followers(self) -> Iterator[tuple[int, int]]:
+        """One unit of each follower that is ready, until none is."""
+        while True:
+            before = list(self.done)
+            for index in range(1, len(self.nests)):
+                yield from self._unit(index)
+            if self.done == before:
+                return
+
+    def _unit(self, index: int) -> Iterator[tuple[int, int]]:
+        tiles, first = self.tiles[index], self.done[index]
+        while self.done[index] < len(tiles) and self._ready(index):
+            if tiles[self.done[index]].unit != tiles[first].unit:
+                return
+            yield index, self.done[index]
+            self.done[index] += 1
+
+    def _ready(self, index: int) -> bool:
+        nest, tile = self.nests[index], self.tiles[index][self.done[index]]
+        behind = isinstance(nest, MatrixNest)
+        if behind and not self._led(tile.unit, 0, behind=False):
+            return False
         for operand, box in zip(nest.reads, needs(nest, tile), strict=True):
-            sources = [w for w in writers.get(operand.buffer, ()) if w < index]
-            if sources:
-                high = operand.span(box)[1]
-                if any(high > fronts[w][done[w]] for w in sources):
+            for writer in self.writers.get(operand.buffer, ()):
+                if writer >= index:
+                    continue
+                if operand == self.nests[writer].output:
+                    ready = self._complete(writer, box)
+                else:
+                    high = operand.span(box)[1]
+                    ready = high <= self.fronts[writer][self.done[writer]]
+                if not ready or (behind and not self._led(tile.unit, writer, behind=True)):
                     return False
         return True
 
-    while done[0] < len(tiles[0]):
-        yield 0, done[0]
-        done[0] += 1
-        for index in range(1, len(nests)):
-            while done[index] < len(tiles[index]) and ready(index):
-                yield index, done[index]
-                done[index] += 1
-    assert done == [len(own) for own in tiles], [nest.name for nest in nests]
+    def _complete(self, writer: int, box: Box) -> bool:
+        """Whether no tile that is still to come writes into `box`."""
+        rest = self.tiles[writer][self.done[writer] :]
+        return not any(_meet(tile.box, box) for tile in rest)
+
+    def _led(self, unit: Box, writer: int, *, behind: bool) -> bool:
+        """Whether `writer` has reached `unit`'s rows; with `behind`, those after them, too."""
+        done = self.done[writer]
+        if done == len(self.tiles[writer]):
+            return True
+        if done == 0:
+            return False
+        led = self.tiles[writer][done - 1].unit
+        mine, its = (unit.planes, unit.lines), (led.planes, led.lines)
+        return mine < its if behind else mine <= its
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return all(
+        low < end and first < high
+        for (low, high), (first, end) in zip(a.ranges, b.ranges, strict=True)
+    )
 
 
 def _fronts(nest: Nest, tiles: Sequence[Tile]) -> list[int]:
@@ -123,49 +244,67 @@ def _fronts(nest: Nest, tiles: Sequence[Tile]) -> list[int]:
     return fronts[::-1]
 
 
-def _rolling(
+Grid = tuple[Range, Range, Range]
+
+
+def grid(unit: Box) -> Grid:
+    """A unit without its channels: what nests of one stage have in common."""
+    return unit.planes, unit.lines, unit.positions
+
+
+def _banded(
     network: LoweredNetwork, nests: Sequence[Nest], tiles: Sequence[tuple[Tile, ...]],
     order: Sequence[tuple[int, int]],
 ) -> Iterator[str]:
-    """Buffers that one nest of the stage writes and only later ones of it read, unit by unit."""
+    """Buffers that one nest of the stage writes and later ones of it read, unit by unit."""
     places = {id(nest): index for index, nest in enumerate(nests)}
     for index, nest in enumerate(nests):
         name = nest.output.buffer
-        if network.buffers[name].home is not Home.NONE or len(network.writers[name]) != 1:
+        if len(network.writers[name]) != 1:
             continue
-        readers = [network.nests[place] for place in network.readers[name]]
-        units = list(dict.fromkeys(tile.unit for tile in tiles[index]))
-        if readers and len(units) > 2 and all(
-            id(reader) in places
-            and isinstance(reader, VectorNest)
-            and reader.window == WHOLE
+        readers = [
+            reader for reader in (network.nests[place] for place in network.readers[name])
+            if id(reader) in places
+        ]
+        units = list(dict.fromkeys(grid(tile.unit) for tile in tiles[index]))
+        if len(units) > SLOTS and readers and all(
+            _unit_by_unit(reader)
             and all(op == nest.output for op in reader.reads if op.buffer == name)
-            and list(dict.fromkeys(t.unit for t in tiles[places[id(reader)]])) == units
+            and list(dict.fromkeys(grid(t.unit) for t in tiles[places[id(reader)]])) == units
             for reader in readers
         ) and _in_step(index, [places[id(reader)] for reader in readers], tiles, order):
             yield name
+
+
+def _unit_by_unit(reader: Nest) -> bool:
+    if isinstance(reader, MatrixNest):
+        columns = reader.taps[1] == reader.steps[1] == 1 and reader.pads[1] == 0
+        return _row_by_row(reader) and columns and reader.step_bytes <= reader.input.width
+    assert isinstance(reader, VectorNest)
+    return reader.window == WHOLE
 
 
 def _in_step(
     writer: int, readers: Sequence[int], tiles: Sequence[tuple[Tile, ...]],
     order: Sequence[tuple[int, int]],
 ) -> bool:
-    """Whether every reader reads each unit before the writer begins the next one."""
-    present = None
+    """Whether every reader has read each unit before the writer begins the one `SLOTS` later."""
+    begun: list[Grid] = []
+    last = {reader: {grid(t.unit): n for n, t in enumerate(tiles[reader])} for reader in readers}
+    done = dict.fromkeys(readers, -1)
     for place, number in order:
-        unit = tiles[place][number].unit
+        unit = grid(tiles[place][number].unit)
         if place == writer:
-            present = unit
-        elif place in readers and unit != present:
-            return False
+            if begun and begun[-1] == unit:
+                continue
+            begun.append(unit)
+            if len(begun) > SLOTS:
+                gone = begun[-1 - SLOTS]
+                if any(done[reader] < last[reader][gone] for reader in readers):
+                    return False
+        elif place in readers:
+            if unit not in begun[-SLOTS:]:
+                return False
+            done[place] = number
     return True
 
-
-def leads_with_matrix(network: LoweredNetwork, stage: Stage) -> bool:
-    """Whether the array works in the stage."""
-    return isinstance(network.nests[stage.nests[0]], MatrixNest)
-
-
-def stage_times(network: LoweredNetwork, stages: Sequence[Stage]) -> Mapping[int, int]:
-    """The stage of each nest, by place."""
-    return {place: time for time, stage in enumerate(stages) for place in stage.nests}

@@ -9,12 +9,10 @@ from systol_compiler.nests.nest import Nest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Box, Operand, Range
 from systol_compiler.nests.vector import Requantize, VectorNest
-from systol_compiler.plan.stages import TiledStage
+from systol_compiler.plan.stages import SLOTS, Grid, TiledStage, grid
 from systol_compiler.plan.tiling import Step, Tile, needs
 from systol_hw.arch import PARAMETER_BYTES, Arch
 
-SLOTS = 2
-"""Places by turns for the boxes of a streamed operand."""
 _EVERY = 1 << 30
 
 
@@ -122,9 +120,9 @@ class TaskBuilder:
         """Ranges of bytes of given buffers that were loaded so far, disjoint and ascending."""
         self._turns: dict[str, tuple[Box, int]] = {}
         """By streamed operand: the box in its present slot, and that slot's turn."""
+        self._bands: dict[str, dict[Grid, tuple[Box, int]]] = {}
+        """By rolling buffer: units of the stage, with the turns of their slots."""
         self._constants: set[str] = set()
-        last = {name: places[-1] for name, places in network.writers.items() if places}
-        self._last_writer = last
 
     def build(self) -> list[list[Task]]:
         """The tasks of all stages, in program order."""
@@ -133,12 +131,10 @@ class TaskBuilder:
     def _stage(self, time: int) -> list[Task]:
         tiled = self.stages[time]
         tasks = []
-        self._turns = {}
-        totals: dict[int, int] = {}
+        self._turns, self._bands = {}, {}
         for place, number in tiled.order:
             nest = self.network.nests[tiled.stage.nests[place]]
             tiles = tiled.tiles[place]
-            totals[place] = number
             ends = number + 1 == len(tiles) or tiles[number + 1].unit != tiles[number].unit
             tasks.append(self._task(time, nest, tiles[number], tiled, ends))
         return tasks
@@ -166,8 +162,8 @@ class TaskBuilder:
     ) -> Place:
         name = operand.buffer
         buffer = self.network.buffers[name]
-        if name in tiled.rolling:
-            return self._rolling(name, tile)
+        if self._rolls(name, time, tiled):
+            return self._band(name, tile)
         if not self.residency.whole(name, time):
             fresh, turn = self._turn(f"{nest.name}.{role}", box)
             place = Place(key=slot_key(time, nest, str(role), turn), slot=box)
@@ -179,11 +175,18 @@ class TaskBuilder:
             self._fetch(nest, tile, role, operand, box, buffer, place, loads, step_loads)
         return place
 
-    def _rolling(self, name: str, tile: Tile) -> Place:
-        units = self._turns.get(name)
-        if units is None or units[0] != tile.unit:
-            raise AssertionError(f"{name}: a reader is not in step with its writer")
-        return Place(key=rolling_key(name, units[1]), slot=tile.unit)
+    def _rolls(self, name: str, time: int, tiled: TiledStage) -> bool:
+        """Whether the stage has only bands of a buffer that it writes: nothing else reads it, or
+        others stream it."""
+        if name not in tiled.banded:
+            return False
+        buffer, own = self.network.buffers[name], set(tiled.stage.nests)
+        inside = buffer.home is Home.NONE and own.issuperset(self.network.readers[name])
+        return inside or not self.residency.whole(name, time)
+
+    def _band(self, name: str, tile: Tile) -> Place:
+        unit, turn = self._bands[name][grid(tile.unit)]
+        return Place(key=rolling_key(name, turn), slot=unit)
 
     def _turn(self, key: str, box: Box) -> tuple[bool, int]:
         """Whether `box` must be loaded (or begun), and into which turn's slot."""
@@ -284,20 +287,27 @@ class TaskBuilder:
         self, time: int, nest: Nest, tile: Tile, tiled: TiledStage, ends: bool, stores: list[Move]
     ) -> Place:
         name = nest.output.buffer
-        buffer = self.network.buffers[name]
-        if name in tiled.rolling:
-            _, turn = self._turn(name, tile.unit)
-            return Place(key=rolling_key(name, turn), slot=tile.unit)
+        if self._rolls(name, time, tiled):
+            bands = self._bands.setdefault(name, {})
+            bands.setdefault(grid(tile.unit), (tile.unit, len(bands)))
+            place = self._band(name, tile)
+            self._store(name, nest, tile, ends, place, stores)
+            return place
         streams = not self.residency.whole(name, time)
         if streams:
             _, turn = self._turn(f"{nest.name}.out", tile.unit)
             place = Place(key=slot_key(time, nest, "out", turn), slot=tile.unit)
         else:
             place = Place(key=name)
-        homed = name in self.residency.until or buffer.home is Home.OUTPUT
+        self._store(name, nest, tile, ends, place, stores)
+        return place
+
+    def _store(
+        self, name: str, nest: Nest, tile: Tile, ends: bool, place: Place, stores: list[Move]
+    ) -> None:
+        homed = name in self.residency.until or self.network.buffers[name].home is Home.OUTPUT
         if homed and ends:
             stores.append(Move(operand=nest.output, box=tile.unit, place=place))
-        return place
 
 
 def _by_channel(nest: Nest) -> bool:

@@ -38,6 +38,8 @@ from systol_sim.footprint import Footprint, footprint
 
 _READ_WEIGHT_MEMORY = OPERATION_BY_NAME["read_weight_memory"]
 
+_SLOT_LOOKAHEAD = 64
+"""Matmuls over which the load of a slot is hoisted at most."""
 LATE = 1 << 30
 """As `ScheduleOptions.parameters_behind`: as late as the first requantization allows."""
 
@@ -72,6 +74,8 @@ class ScheduledItem:
 
     instruction: Instruction
     nest: Nest
+    streams: bool = False
+    """Fills a slot: only what used the slot before bounds how early it may come."""
 
     def __str__(self) -> str:
         return f"{self.instruction.unit.name.lower():8}{format_instruction(self.instruction)}"
@@ -170,6 +174,10 @@ class _GroupWriter:
         for tasks in self.group.tasks:
             together = self._together(tasks)
             for task in tasks:
+                slots = [move for move in task.loads if move.place.slot is not None]
+                for move in slots:
+                    for item in self._move(move, store=False):
+                        yield ScheduledItem(instruction=item, nest=task.nest, streams=True)
                 for item in self._task(task, together):
                     yield ScheduledItem(instruction=item, nest=task.nest)
 
@@ -179,6 +187,8 @@ class _GroupWriter:
         if self.options.serial or not tasks:
             return found
         lead = tasks[0].nest
+        if any(isinstance(task.nest, MatrixNest) and task.nest is not lead for task in tasks):
+            return found  # the queue of tiles is first in, first out
         if isinstance(lead, MatrixNest) and isinstance(lead.weights, StoredWeights):
             tiles = tuple(task.tile for task in tasks if task.nest is lead)
             item = read_all_weights(lead, tiles, self.image.weights[lead.name], self.arch)
@@ -203,8 +213,9 @@ class _GroupWriter:
 
     def _loads(self, moves: tuple[Move, ...]) -> Iterator[Instruction]:
         for move in moves:
-            yield from self._move(move, store=False)
-            self.pinned.loads += 1
+            if move.place.slot is None:
+                yield from self._move(move, store=False)
+                self.pinned.loads += 1
 
     def _matrix(
         self, task: Task, nest: MatrixNest, together: dict[int, Instruction | None]
@@ -338,7 +349,8 @@ def _hoist_loads(
         if item.instruction.unit is Unit.LOAD:
             mine = footprint(item.instruction, arch)
             passed, best = 0, at
-            while at > 0 and passed < lookahead:
+            most = _SLOT_LOOKAHEAD if item.streams and lookahead else lookahead
+            while at > 0 and passed < most:
                 before = result[at - 1].instruction
                 if before.unit is Unit.LOAD:
                     break

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from random_nests import RandomNetwork
 
+from random_nests import RandomNetwork
 from systol_compiler.nests.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.program.backend import Choice, build
