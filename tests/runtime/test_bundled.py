@@ -16,7 +16,7 @@ from systol import bundled
 from systol_hw.errors import InputError
 
 DATA = bundled.model_path("mnist_mlp").parent
-MAX_TOTAL_BYTES = 1_500_000
+MAX_TOTAL_BYTES = 2_000_000
 Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 
@@ -37,10 +37,13 @@ def test_readme_states_the_sha256_of_every_bundled_file() -> None:
     readme = (DATA / "README.md").read_text()
     files = sorted(path for path in DATA.iterdir() if path.suffix in (".onnx", ".npz"))
     assert [path.name for path in files] == [
+        "docs_text.npz",
+        "docs_text.onnx",
         "mnist_calibration.npz",
         "mnist_cnn.onnx",
         "mnist_mlp.onnx",
         "mnist_test.npz",
+        "mnist_vit.onnx",
     ]
     for path in files:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -100,6 +103,25 @@ def test_calibration_images_are_not_test_images() -> None:
 def test_accuracy_on_the_bundled_images_is_near_the_stated_one(name: str) -> None:
     # A thousand images: one standard deviation of the share is 0.3 points.
     assert accuracy(name, bundled.test_images()) == pytest.approx(stated_accuracy(name), abs=0.01)
+
+
+def test_the_image_transformer_is_as_accurate_as_stated() -> None:
+    session = onnxruntime.InferenceSession(DATA / "mnist_vit.onnx")
+    images, labels = bundled.test_images()
+    (logits,) = session.run(["logits"], {"image": images})
+    share = float((logits.argmax(axis=1) == labels).mean())
+    assert share == pytest.approx(stated_accuracy("mnist_vit"), abs=0.01)
+
+
+def test_the_text_transformer_is_as_accurate_as_stated() -> None:
+    session = onnxruntime.InferenceSession(DATA / "docs_text.onnx")
+    with np.load(DATA / "docs_text.npz", allow_pickle=False) as archive:
+        texts = archive["test"]
+        assert archive["calibration"].shape == texts.shape == (256, 65)
+    (logits,) = session.run(["logits"], {"tokens": texts[:, :-1].astype(np.int64)})
+    share = float((logits.argmax(axis=-1) == texts[:, 1:]).mean())
+    # Windows overlap: a quarter of them says less than a quarter of the characters would.
+    assert share == pytest.approx(stated_accuracy("docs_text"), abs=0.02)
 
 
 @pytest.mark.slow
