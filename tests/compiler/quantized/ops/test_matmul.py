@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node_cases import Case
 from operator_cases import (
     Swapped,
     built,
@@ -148,3 +149,7 @@ def test_operator() -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 7, 20), (2, 3, 20, 9)))
     assert run_operator("MatMul", {"a": a, "b": b}).steps.max() <= 0.51
+
+
+def test_exports() -> None:
+    Case(op="MatMul", inputs=[(2, 3, 4), (2, 4, 5)]).check(0.6, ARCHS[:1])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node_cases import Case
 from operator_cases import run_operator
 from systol_compiler.graph.float_graph import Graph, GraphOutput, Node, TensorType
 from systol_compiler.numbers.limits import Array
@@ -143,3 +144,8 @@ def test_ranges_meet_and_cover() -> None:
         assert spans[0][0] == 1.0 and spans[-1][1] >= length
         assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
         assert all(high / low < 12.0001 for low, high in spans)
+
+
+def test_exports() -> None:
+    for op in ("Softmax", "LogSoftmax"):
+        Case(op=op, inputs=[(3, 4, 5)], attributes={"axis": 1}).check(0.7, NANO)
