@@ -100,10 +100,10 @@ def emit(
             assert nest is not None
             _close(ranges, current, first, len(code), tag)
             current, first = nest, len(code)
-            wanted = min(tags.setdefault(nest.layer, len(tags) + 1), TAGS - 1)
-            if wanted != tag:
-                tag = wanted
-                code.append(instruction("tag", tag=tag))
+            # One for each range, even where the tag stays: so the simulator can count by layer
+            # however many there are (`systol_sim.tag_windows`).
+            tag = tags.setdefault(nest.layer, len(tags)) % (TAGS - 1) + 1
+            code.append(instruction("tag", tag=tag))
         code.append(item)
     _close(ranges, current, first, len(code), tag)
     code.append(instruction("halt"))
