@@ -1,0 +1,137 @@
+"""Gives every quantized tensor its numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from systol_compiler.calibrate.grouping import TensorGroup
+from systol_compiler.calibrate.histogram import Distribution, merged
+from systol_compiler.calibrate.options import Override, QuantizationOptions
+from systol_compiler.calibrate.ranges import choose_range, numbers_of, spans
+from systol_compiler.quantized.build import Numbers
+from systol_hw.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Numbering:
+    """Numbers by tensor, and what is to be said of them."""
+
+    numbers: Mapping[str, Numbers]
+    notes: tuple[str, ...]
+
+
+def number_tensors(
+    groups: Sequence[TensorGroup],
+    seen: Mapping[str, Distribution],
+    options: QuantizationOptions,
+) -> Numbering:
+    """Numbers for the members of every group.
+
+    Raises
+    ------
+    InputError
+        An override names no quantized tensor, or two of one group differ.
+    UnsupportedModelError
+        A scale leaves 2**-40..2**40.
+    """
+    _check_names(groups, options.overrides)
+    numbers: dict[str, Numbers] = {}
+    notes: list[str] = []
+    for group in groups:
+        override = _override_of(group, options.overrides)
+        found = _numbers(group, merged([seen[name] for name in group.observed]), override, options)
+        notes += _constants(group, seen)
+        numbers.update(dict.fromkeys(group.members, found))
+    return Numbering(numbers=numbers, notes=tuple(notes))
+
+
+def _numbers(
+    group: TensorGroup, seen: Distribution, override: Override, options: QuantizationOptions
+) -> Numbers:
+    wide = group.wide if override.bits is None else override.bits == 16
+    width = 16 if wide else 8
+    place = f"tensor {group.members[0]!r}"
+    if override.scale is not None:
+        zero_point = override.zero_point or 0
+        if zero_point and (wide or group.symmetric):
+            raise InputError(
+                f"override of {group.members[0]!r}: its zero point must be 0, but is {zero_point}"
+            )
+        return Numbers(
+            scale=float(np.float32(override.scale)), zero_point=zero_point, width=width
+        )
+    span = override.range
+    if span is None and override.method is None and group.fixed:
+        fixed = _fixed(group, seen, width)
+        if fixed is not None:
+            return fixed
+    if span is None:
+        method = override.method or options.method
+        if wide:
+            method = "minmax"
+        span = choose_range(_mirrored(seen) if group.symmetric and not wide else seen, method,
+                            options.percentile)
+    return numbers_of(span, place, width=width, symmetric=group.symmetric)
+
+
+def _fixed(group: TensorGroup, seen: Distribution, width: int) -> Numbers | None:
+    """The numbers that operators fix, if they agree and hold all that was seen."""
+    if len(group.fixed) != 1:
+        return None
+    scale, zero_point, own_width = group.fixed[0]
+    wanted = Numbers(scale=float(np.float32(scale)), zero_point=zero_point, width=own_width)
+    least, greatest = spans(wanted)
+    # Half a step beyond the last code still rounds to it; a definition may end a step further.
+    slack = 1.5 * wanted.scale
+    if seen.least < least - slack or seen.greatest > greatest + slack:
+        return None
+    if group.symmetric and zero_point:
+        return numbers_of((least, greatest), "", symmetric=True)
+    if width == own_width:
+        return wanted
+    return numbers_of((least, greatest), "", width=width)
+
+
+def _mirrored(seen: Distribution) -> Distribution:
+    """`seen` and its negative: its best range is symmetric."""
+    reach = max(-seen.least, seen.greatest)
+    centers = np.concatenate([-seen.centers[::-1], seen.centers])
+    counts = np.concatenate([seen.counts[::-1], seen.counts])
+    order = np.argsort(centers, kind="stable")
+    return Distribution(
+        least=-reach, greatest=reach, centers=centers[order], counts=counts[order]
+    )
+
+
+def _constants(group: TensorGroup, seen: Mapping[str, Distribution]) -> list[str]:
+    return [
+        f"tensor {name!r} is {seen[name].least:g} in every element of all calibration data: its "
+        "range holds nothing else; use more samples, or override its range"
+        for name in group.observed
+        if seen[name].constant
+    ]
+
+
+def _check_names(groups: Sequence[TensorGroup], overrides: Mapping[str, Override]) -> None:
+    known = [name for group in groups for name in group.members]
+    for name in overrides:
+        if name not in known:
+            close = get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
+            raise InputError(
+                f"override of {name!r}: no quantized tensor has this name; close are "
+                f"{', '.join(map(repr, close))} (of {len(known)})"
+            )
+
+
+def _override_of(group: TensorGroup, overrides: Mapping[str, Override]) -> Override:
+    found = {name: overrides[name] for name in group.members if name in overrides}
+    if len(set(found.values())) > 1:
+        raise InputError(
+            f"overrides of {', '.join(map(repr, found))}: these tensors share scale, zero point "
+            f"and width, but their overrides differ; give all the same"
+        )
+    return next(iter(found.values()), Override())
+
+

@@ -1,0 +1,195 @@
+"""From what was seen of a tensor to the range that its integers shall cover."""
+
+from collections.abc import Iterator
+from math import inf
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from systol_compiler.calibrate.histogram import Distribution
+from systol_compiler.numbers.limits import INT8_MAX, INT8_MIN, INT16_LIMIT
+from systol_compiler.quantized.build import Numbers
+from systol_hw.errors import UnsupportedModelError
+
+Method: TypeAlias = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+METHODS: Final[tuple[str, ...]] = get_args(Method)
+
+SCALE_MIN: Final = 2.0**-40
+SCALE_MAX: Final = 2.0**40
+"""Bounds of scales; within them weight scales and their products stay normal in float32."""
+
+_LEVELS: Final = 256
+_VALUES_PER_BIN: Final = 8
+_SHRINKS: Final = np.linspace(0.2, 1.0, 81)
+"""Fractions of a side of the full range that "mse" tries; the last one clips nothing."""
+_ENTROPY_SHRINKS: Final = np.linspace(0.3, 1.0, 36)
+_PERCENTILES: Final = (99.9, 99.99, 99.999)
+"""What "auto" tries besides the other methods' ranges."""
+
+Floats = npt.NDArray[np.float64]
+Range: TypeAlias = tuple[float, float]
+
+
+def choose_range(seen: Distribution, method: Method, percentile: float) -> Range:
+    """The real range (least <= 0 <= greatest) that 8 bits shall cover.
+
+    minmax covers everything seen; percentile all but the outer (100 - percentile) percent, half
+    at each side that has values; mse and entropy shrink the range until the mean squared error,
+    or the Kullback-Leibler divergence of the two distributions, is least (mse each side by
+    itself). entropy keeps the full range of a tensor with fewer than 8 values a bin: so few show
+    no distribution. auto takes of all of these the range with the least squared error.
+    """
+    full = min(seen.least, 0.0), max(seen.greatest, 0.0)
+    if full[0] == full[1] or seen.constant:
+        return full
+    match method:
+        case "minmax":
+            return full
+        case "percentile":
+            return _percentile(seen, full, percentile)
+        case "entropy":
+            return _entropy(seen, full)
+        case "mse":
+            return _least_error(seen, _shrunk(seen, full))
+        case "auto":
+            candidates = [full, *_shrunk(seen, full), _entropy(seen, full)]
+            candidates += [_percentile(seen, full, each) for each in _PERCENTILES]
+            return _least_error(seen, candidates)
+
+
+def numbers_of(
+    span: Range, place: str, *, width: int = 8, symmetric: bool = False
+) -> Numbers:
+    """Scale (binary32) and zero point that map `span` onto the integers of `width` bits.
+
+    An empty range gives scale 1 and zero point 0. Symmetric, and 16-bit, numbers have zero point
+    0 and reach the greater magnitude of the two bounds.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The scale leaves 2**-40..2**40; `place` starts the message.
+    """
+    least, greatest = span
+    if least == greatest:
+        return Numbers(scale=1.0, zero_point=0, width=width)
+    zero_point = 0
+    if width == 16:
+        scale = max(-least, greatest) / INT16_LIMIT
+    elif symmetric:
+        scale = max(least / INT8_MIN, greatest / INT8_MAX)
+    else:
+        scale = (greatest - least) / (_LEVELS - 1)
+    scale = float(np.float32(scale))
+    if not SCALE_MIN <= scale <= SCALE_MAX:
+        raise UnsupportedModelError(
+            f"{place}: the scale must lie in 2**-40..2**40, but the range {least:g}..{greatest:g} "
+            f"needs {scale:g}; rescale the model, or override the tensor's scale"
+        )
+    if width == 8 and not symmetric:
+        zero_point = int(np.clip(np.rint(INT8_MIN - least / scale), INT8_MIN, INT8_MAX))
+    return Numbers(scale=scale, zero_point=zero_point, width=width)
+
+
+def squared_error(seen: Distribution, span: Range) -> float:
+    """Sum of the squared errors that 8 bits over `span` make of the values seen."""
+    scale = np.float64(np.float32((span[1] - span[0]) / (_LEVELS - 1)))
+    if not scale:
+        return inf
+    offset = np.clip(np.rint(span[0] / scale), 1 - _LEVELS, 0)
+    levels = np.clip(np.rint(seen.centers / scale), offset, offset + _LEVELS - 1)
+    return float(seen.counts @ (levels * scale - seen.centers) ** 2)
+
+
+def _least_error(seen: Distribution, candidates: list[Range]) -> Range:
+    """Of equals the first."""
+    return min(dict.fromkeys(candidates), key=lambda span: squared_error(seen, span))
+
+
+def _shrunk(seen: Distribution, full: Range) -> list[Range]:
+    """The best few ranges by a formula: what is clipped, and a step's uniform error inside.
+
+    Clipping at one side does not depend on the other side's bound, so that all pairs of bounds
+    are priced at once.
+    """
+    lows = full[0] * _SHRINKS if full[0] else np.zeros(1)
+    highs = full[1] * _SHRINKS if full[1] else np.zeros(1)
+    below = _clipped(seen.centers[::-1] * -1, seen.counts[::-1], -lows)
+    above = _clipped(seen.centers, seen.counts, highs)
+    inside = float(seen.counts[seen.centers != 0].sum())
+    steps = (highs[None, :] - lows[:, None]) / (_LEVELS - 1)
+    costs = below[:, None] + above[None, :] + steps**2 / 12 * inside
+    best = np.argsort(costs, axis=None, kind="stable")[:4]
+    return [(float(lows[i // highs.size]), float(highs[i % highs.size])) for i in best]
+
+
+def _clipped(centers: Floats, counts: Floats, bounds: Floats) -> Floats:
+    """Sum of squared distances of the values above each of `bounds`; `centers` ascend."""
+    # Moments from the top down: the sum over x > b of n (x - b)**2 is a quadratic in b.
+    moments = [
+        np.append(np.cumsum((counts * centers**power)[::-1])[::-1], 0.0) for power in (0, 1, 2)
+    ]
+    first = np.searchsorted(centers, bounds, side="right")
+    zeroth, linear, square = (moment[first] for moment in moments)
+    result: Floats = np.maximum(square - 2 * bounds * linear + bounds**2 * zeroth, 0.0)
+    return result
+
+
+def _percentile(seen: Distribution, full: Range, percentile: float) -> Range:
+    cumulative = np.cumsum(seen.counts) / seen.counts.sum()
+    sides = int(full[0] < 0) + int(full[1] > 0)
+    tail = (1.0 - percentile / 100.0) / sides
+    last = seen.centers.size - 1
+    least = seen.centers[min(int(np.searchsorted(cumulative, tail, side="right")), last)]
+    greatest = seen.centers[min(int(np.searchsorted(cumulative, 1.0 - tail)), last)]
+    span = min(float(least), 0.0), max(float(greatest), 0.0)
+    # A side whose every value the sample or the percentile leaves out keeps its bound.
+    return (
+        span[0] if span[0] < 0 or full[0] == 0 else full[0],
+        span[1] if span[1] > 0 or full[1] == 0 else full[1],
+    )
+
+
+def _entropy(seen: Distribution, full: Range) -> Range:
+    nonzero = seen.centers != 0
+    centers, counts = seen.centers[nonzero], seen.counts[nonzero]
+    if not counts.size or counts.sum() < _VALUES_PER_BIN * counts.size:
+        return full
+    best = min(
+        _ENTROPY_SHRINKS[::-1],
+        key=lambda shrink: _divergence(centers, counts, full[0] * shrink, full[1] * shrink),
+    )
+    return full[0] * float(best), full[1] * float(best)
+
+
+def _divergence(centers: Floats, counts: Floats, least: float, greatest: float) -> float:
+    """D(P||Q): P the clipped distribution, Q the same after rounding to the 256 levels.
+
+    Zero does not count: it is exact in every range, and after a Relu it is so frequent that every
+    tail would look negligible.
+    """
+    inside = (centers >= least) & (centers <= greatest)
+    kept = counts[inside]
+    if not kept.size:
+        return inf
+    clipped = kept.copy()
+    clipped[0] += counts[centers < least].sum()
+    clipped[-1] += counts[centers > greatest].sum()
+    level = ((centers[inside] - least) / (greatest - least) * _LEVELS).astype(np.int64)
+    level = np.minimum(level, _LEVELS - 1)
+    mass = np.bincount(level, weights=kept, minlength=_LEVELS)
+    filled = np.bincount(level, minlength=_LEVELS)
+    spread = (mass / np.maximum(filled, 1))[level]
+    p = clipped / clipped.sum()
+    q = (spread + 1e-4) / (spread + 1e-4).sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def spans(numbers: Numbers) -> Iterator[float]:
+    """Least and greatest real value that `numbers` can hold."""
+    least, greatest = (
+        (INT8_MIN, INT8_MAX) if numbers.width == 8 else (-INT16_LIMIT, INT16_LIMIT)
+    )
+    yield (least - numbers.zero_point) * numbers.scale
+    yield (greatest - numbers.zero_point) * numbers.scale
