@@ -35,7 +35,9 @@ OLDEST_OPSET: Final = 7
 MAX_NODES: Final = 20_000
 
 
-def import_onnx(source: ModelSource, shapes: Mapping[str, int] | None = None) -> Graph:
+def import_onnx(
+    source: ModelSource, shapes: Mapping[str, int] | None = None, *, batch: int | None = None
+) -> Graph:
     """Read an ONNX model.
 
     Parameters
@@ -47,6 +49,8 @@ def import_onnx(source: ModelSource, shapes: Mapping[str, int] | None = None) ->
     shapes
         Values for dynamic dimensions: by the name the model gives them, or as "INPUT.AXIS" where
         they have none.
+    batch
+        Value of inputs' first dimension where the model leaves it open and `shapes` does not say.
 
     Returns
     -------
@@ -78,7 +82,8 @@ def import_onnx(source: ModelSource, shapes: Mapping[str, int] | None = None) ->
     require_text("the model", model.graph.name, *file.weights)
     require_text("the model", *(item.name for item in (*model.graph.input, *model.graph.output)))
     opsets = _opsets(model)
-    inputs = _inputs(model.graph, set(file.weights), dict(shapes or {}))
+    bound = {**_open_batches(model.graph, set(file.weights), batch), **(shapes or {})}
+    inputs = _inputs(model.graph, set(file.weights), bound)
     return _read(file, opsets, inputs)
 
 
@@ -169,6 +174,19 @@ def _opsets(model: onnx.ModelProto) -> dict[str, int]:
             f"imports {defaults}; convert it with onnx.version_converter"
         )
     return found
+
+
+def _open_batches(
+    graph: onnx.GraphProto, constant: set[str], batch: int | None
+) -> dict[str, int]:
+    """Bindings for the open first dimensions of the graph's inputs."""
+    bound: dict[str, int] = {}
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if batch is not None and value.name not in constant and dims:
+            if not dims[0].HasField("dim_value"):
+                bound[dims[0].dim_param or f"{value.name}.0"] = batch
+    return bound
 
 
 def _inputs(

@@ -22,7 +22,7 @@ def choose_bands(nests: Sequence[Nest], arch: Arch, cut: Cut) -> Cut:
     lines = nests[0].output.lines
     if not any(isinstance(nest, MatrixNest) for nest in nests) or lines == 1:
         return cut
-    least = max(cut.bands, 1)
+    least = min(max(cut.bands, 1), lines)
     counts = range(least, min(lines, _MOST_BANDS) + 1)
     choices = sorted({ceil(lines, ceil(lines, bands)) for bands in counts})
     best = min(choices, key=lambda bands: (stage_cycles(nests, arch, bands), bands))

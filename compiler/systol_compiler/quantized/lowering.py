@@ -11,8 +11,10 @@ from systol_compiler.quantized.layout import memory_orders
 from systol_hw.arch import Arch
 
 
-def lower(graph: QuantizedGraph, part: MachinePart, arch: Arch) -> LoweredNetwork:
-    """The nests of `part`, for as many images as the graph's tensors have.
+def lower(
+    graph: QuantizedGraph, part: MachinePart, arch: Arch, images: int = 1
+) -> LoweredNetwork:
+    """The nests of `part`; the graph's tensors hold `images` items, or ones that belong together.
 
     Raises
     ------
@@ -34,16 +36,12 @@ def lower(graph: QuantizedGraph, part: MachinePart, arch: Arch) -> LoweredNetwor
     outputs = _show(builder, part)
     network = LoweredNetwork(
         name=graph.name,
-        images=_images(graph, part),
+        images=images,
         buffers=_used(builder, outputs),
         nests=tuple(builder.nests),
     )
     network.verify()
     return network
-
-
-def _images(graph: QuantizedGraph, part: MachinePart) -> int:
-    return graph.tensors[part.outputs[0]].shape[0] if graph.tensors[part.outputs[0]].shape else 1
 
 
 def _show(builder: NestBuilder, part: MachinePart) -> set[str]:
