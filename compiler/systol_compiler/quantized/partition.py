@@ -127,6 +127,7 @@ def partition(
     strict: bool = False,
     host: Mapping[str, str] | None = None,
     operators: Mapping[str, Operator] | None = None,
+    refuse: bool = True,
 ) -> Partition:
     """Place every node.
 
@@ -141,6 +142,8 @@ def partition(
         Reasons by node name for nodes that must not run on the machine.
     operators
         The registry, unless a test brings its own.
+    refuse
+        Without it, rows say what is refused and nothing is raised.
 
     Raises
     ------
@@ -159,7 +162,8 @@ def partition(
     if not any(on_machine):
         on_machine = _cut(graph, units, table, keep=True)
     placed = _rows(graph, units, on_machine, reasons)
-    _refuse(graph, placed, strict)
+    if refuse:
+        _refuse(graph, placed, strict)
     order = _schedule(graph, units, on_machine)
     chosen: list[Unit] = []
     for index in order:
