@@ -63,7 +63,7 @@ class BiasCorrector:
             if _has_bias(unit, parts.graph)
         }
         self._wanted = self._float_means()
-        self._last = _last_steps(parts)
+        self._last = _last_steps(parts, operators)
         self._step = 0
         self._codes: list[dict[str, Array]] = [{} for _ in self._runs]
         self._real: list[dict[str, Array]] = [dict(feeds) for feeds, _ in self._runs]
@@ -242,18 +242,25 @@ def _has_bias(unit: MachineNode, graph: Graph) -> bool:
     )
 
 
-def _last_steps(parts: Partition) -> dict[str, int]:
-    """The last step (unit, or whole host segment) that reads each float tensor."""
+def _last_steps(parts: Partition, operators: Mapping[str, Operator]) -> dict[str, int]:
+    """The last step (unit, or whole host segment) that reads each float tensor.
+
+    A layer may read what a move before its node reads (a product its unflattened operand), so
+    what is moved is kept as long as the result.
+    """
     steps: list[tuple[Unit, ...]] = []
     for segment in parts.segments:
         steps += [segment] if isinstance(segment[0], Node) else [(unit,) for unit in segment]
-    return {
-        name: index
-        for index, step in enumerate(steps)
-        for unit in step
-        for name in _inputs(unit)
-        if name
-    }
+    last: dict[str, int] = {}
+    for index, step in reversed(list(enumerate(steps))):
+        for unit in step:
+            moved = index
+            if isinstance(unit, MachineNode) and operators[unit.node.op].moves:
+                moved = max(index, last.get(unit.output, index))
+            for name in _inputs(unit):
+                if name:
+                    last[name] = max(moved, last.get(name, moved))
+    return last
 
 
 def _inputs(unit: Unit) -> Iterable[str]:
