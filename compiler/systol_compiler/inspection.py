@@ -1,0 +1,151 @@
+"""Before compiling: where every node of a model would run, why, and at what cost."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from systol_compiler.compile_report import node_row
+from systol_compiler.front import read_model
+from systol_compiler.graph.importer import ModelSource
+from systol_compiler.graph.model_file import open_model
+from systol_compiler.quantized.partition import Partition, Place, partition
+from systol_hw.arch import Arch
+from systol_hw.errors import UnsupportedModelError
+
+FOLDED: Final = "folded"
+"""Place of a node whose work is done at compile time, or by a neighbour."""
+OPEN: Final = "open"
+"""Place of a node of a model that cannot be read because of others."""
+PLACES: Final = ("machine", "host", FOLDED, "refused", OPEN)
+_BLOCKER: Final = re.compile(r"(?:- )?node '(.*?)' \((\w*)\): (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inspection:
+    """What becomes of a model.
+
+    Attributes
+    ----------
+    name
+        The model's.
+    nodes
+        Every node of the source, in its order, as JSON values: `node`, `operator`, `place` (one
+        of `PLACES`), `reason`, `remedy`, `macs`, `bytes`.
+    partition
+        None where the model cannot be read.
+    blockers
+        What stands in the way of compiling, in full sentences.
+    """
+
+    name: str
+    nodes: tuple[dict[str, Any], ...]
+    partition: Partition | None
+    blockers: tuple[str, ...]
+
+    def to_json(self, arch: Arch | None = None) -> dict[str, Any]:
+        """As JSON values; with a machine, the least cycles of its products too."""
+        macs = {
+            place: sum(row["macs"] for row in self.nodes if row["place"] == place)
+            for place in (Place.MACHINE, Place.HOST)
+        }
+        summary: dict[str, Any] = {
+            place: sum(row["place"] == place for row in self.nodes) for place in PLACES
+        }
+        summary |= {"machine_macs": macs[Place.MACHINE], "host_macs": macs[Place.HOST]}
+        values: dict[str, Any] = {
+            "model": self.name, "nodes": list(self.nodes), "blockers": list(self.blockers),
+            "summary": summary,
+        }  # fmt: skip
+        if self.partition is not None:
+            parts, types = self.partition, self.partition.graph.types
+            values |= {
+                "inputs": {name: str(types[name]) for name in parts.graph.inputs},
+                "outputs": {o.name: str(types[o.tensor]) for o in parts.graph.outputs},
+                "crossings": [
+                    {"tensor": c.tensor, "to": str(c.to), "elements": c.elements}
+                    for c in parts.crossings
+                ],
+            }
+            summary |= {"segments": len(parts.segments), "crossings": len(parts.crossings)}
+        if arch is not None:
+            least = -(-macs[Place.MACHINE] // arch.macs_per_cycle)
+            summary |= {"arch": arch.name, "least_cycles": least}
+        return values
+
+
+def inspect_model(
+    model: ModelSource,
+    *,
+    shapes: Mapping[str, int] | None = None,
+    batch: int = 1,
+    strict: bool = False,
+) -> Inspection:
+    """Place every node of `model`, refusing none. Parameters as of `read_model` and `partition`.
+
+    Raises
+    ------
+    InputError
+        The model is damaged, or leaves a dimension open.
+    """
+    source = open_model(model).model.graph
+    # As the importer names those that have no name.
+    nodes = [(n.name or f"{n.op_type}_{i}", n.op_type) for i, n in enumerate(source.node)]
+    try:
+        front = read_model(model, shapes=shapes, batch=batch)
+    except UnsupportedModelError as error:
+        return Inspection(
+            name=source.name,
+            nodes=tuple(_blocked_rows(nodes, _sentences(error))),
+            partition=None,
+            blockers=tuple(_sentences(error)),
+        )
+    parts = partition(front.canonical, strict=strict, refuse=False)
+    refused = tuple(str(row) for row in parts.placed if row.place is Place.REFUSED)
+    return Inspection(
+        name=parts.graph.name,
+        nodes=tuple(_placed_rows(nodes, parts)),
+        partition=parts,
+        blockers=refused,
+    )
+
+
+def _sentences(error: UnsupportedModelError) -> list[str]:
+    """The blockers that an error lists, one a line behind its first."""
+    head, *rest = str(error).split("\n- ")
+    return rest or [head]
+
+
+def _placed_rows(nodes: Iterable[tuple[str, str]], parts: Partition) -> list[dict[str, Any]]:
+    """Placed nodes in the source's order, those that are no more, and what the importer added."""
+    placed = {row.name: row for row in parts.placed}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, operator in nodes:
+        row = placed.pop(name, None)
+        if row is not None:
+            rows[name] = node_row(row)
+        elif name not in rows:
+            reason = "its work is done at compile time, or by a neighbour"
+            rows[name] = _row(name, operator, FOLDED, reason)
+    return [*rows.values(), *map(node_row, placed.values())]
+
+
+def _blocked_rows(
+    nodes: Iterable[tuple[str, str]], blockers: Iterable[str]
+) -> list[dict[str, Any]]:
+    reasons = {found[1]: found[3] for text in blockers if (found := _BLOCKER.match(text))}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, operator in nodes:
+        if name in reasons:
+            rows[name] = _row(name, operator, Place.REFUSED, reasons[name])
+        else:
+            reason = "nothing is placed while something stands in the way"
+            rows.setdefault(name, _row(name, operator, OPEN, reason))
+    return list(rows.values())
+
+
+def _row(name: str, operator: str, place: str, reason: str) -> dict[str, Any]:
+    return {
+        "node": name, "operator": operator, "place": str(place), "reason": reason, "remedy": "",
+        "macs": 0, "bytes": 0,
+    }  # fmt: skip
