@@ -31,6 +31,7 @@ from systol_hw.isa import (
     mask_of_units,
     units_of_mask,
 )
+from systol_hw.shown import shown
 
 _UNITS = {unit.name.lower(): unit for unit in Unit if unit is not Unit.CONTROL}
 _MASKS = ("wait", "signal")
@@ -38,6 +39,7 @@ _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|0[bB][01]+|[0-9]+)\Z")
 _MAX_NUMBER_CHARACTERS = 200
 """More than any field or `.word` needs; refuses a number that takes long to convert."""
+_MAX_COMPARED_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Word:
 
     def error(self, message: str) -> InputError:
         """An `InputError` that says where and shows this word."""
-        return InputError(f"line {self.line}, column {self.column}: {message}: {self.text!r}")
+        return InputError(f"line {self.line}, column {self.column}: {message}: {shown(self.text)}")
 
     def part(self, start: int) -> "Word":
         """The rest of this word from character `start` on."""
@@ -81,7 +83,8 @@ def parse_number(word: Word) -> int:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; nearest: a, b"`, or all known names where none is near."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=3)
+    # Comparing takes time that grows faster than the name.
+    close = difflib.get_close_matches(name[:_MAX_COMPARED_CHARACTERS], known, n=3)
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known) or 'none'}"
 
 

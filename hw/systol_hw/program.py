@@ -10,6 +10,7 @@ from systol_hw.isa import Instruction, encode_program
 
 MEMORY_LIMIT_BYTES = 1 << 31
 """Greatest size of weight memory and of a host window: addresses never wrap inside one."""
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,11 @@ class Program:
     def initial_weight_memory(self) -> np.ndarray:
         """A fresh copy of weight memory with the code in it: uint8, (weight_memory_bytes,)."""
         memory = np.zeros(self.weight_memory_bytes, np.uint8)
-        memory[: self.weight_image.size] = self.weight_image
+        # A text may state gigabytes of zeros: what is zero already is left untouched.
+        for start in range(0, self.weight_image.size, _CHUNK_BYTES):
+            chunk = self.weight_image[start : start + _CHUNK_BYTES]
+            if chunk.any():
+                memory[start : start + chunk.size] = chunk
         end = self.code_address + self.code.size
         memory[self.code_address : end] = self.code.reshape(-1)
         return memory

@@ -26,14 +26,17 @@ import numpy as np
 from systol_hw.arch import INSTRUCTION_BYTES, PRESETS, Arch
 from systol_hw.assembly import Word, assemble_line, disassemble_code, nearest, parse_number
 from systol_hw.errors import InputError, SystolError
+from systol_hw.json_file import parse_json
 from systol_hw.program import MEMORY_LIMIT_BYTES, Program, Window
 
 TEXT_VERSION = 1
 """Version of this text form; stated by its first line."""
 _BYTES_PER_LINE = 32
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]+\Z")
-# A word is a JSON string, a JSON object (to the end of the line), or what has no blank in it.
-_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*\}|[^\s;"{]+|;.*|["{]')
+# A word is a JSON string, a JSON object (to the line's last brace), or what has no blank in it.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_PLAIN = re.compile(r'[^\s;"{]+')
+_BLANKS = re.compile(r"\s*")
 
 
 def format_program(program: Program) -> str:
@@ -140,8 +143,8 @@ def _arch(draft: _Draft, words: Sequence[Word]) -> None:
         draft.arch = PRESETS[word.text]
         return
     try:
-        draft.arch = Arch.from_dict(json.loads(word.text))
-    except (ValueError, RecursionError) as error:
+        draft.arch = Arch.from_dict(parse_json(word.text))
+    except ValueError as error:
         raise word.error(f"not JSON ({error})") from error
     except SystolError as error:
         raise word.error(f"not a machine ({error})") from error
@@ -151,7 +154,7 @@ def _window(draft: _Draft, words: Sequence[Word]) -> None:
     name = words[0].text
     if name.startswith('"'):
         try:
-            name = json.loads(name)
+            name = parse_json(name)
         except ValueError as error:
             raise words[0].error(f"not a JSON string ({error})") from error
     draft.windows.append(Window(name=name, size_bytes=_size(words[1])))
@@ -194,11 +197,29 @@ _DIRECTIVES = {
 
 
 def _words(line: str, number: int) -> list[Word]:
-    return [
-        Word(text=match.group(), line=number, column=match.start() + 1)
-        for match in _WORD.finditer(line)
-        if not match.group().startswith(";")
-    ]
+    """The words of a line without its comment, in one pass over it."""
+    words: list[Word] = []
+    place = 0
+    while True:
+        blanks = _BLANKS.match(line, place)
+        assert blanks is not None
+        place = blanks.end()
+        if place == len(line) or line[place] == ";":
+            return words
+        end = _end_of_word(line, place)
+        if end <= place:
+            rest = Word(text=line[place:], line=number, column=place + 1)
+            raise rest.error("what begins here does not end in this line")
+        words.append(Word(text=line[place:end], line=number, column=place + 1))
+        place = end
+
+
+def _end_of_word(line: str, place: int) -> int:
+    """Where the word that begins at `place` ends; 0 if it does not."""
+    if line[place] == "{":
+        return line.rfind("}", place) + 1
+    match = (_STRING if line[place] == '"' else _PLAIN).match(line, place)
+    return match.end() if match else 0
 
 
 def _arguments(words: Sequence[Word], count: int) -> Sequence[Word]:

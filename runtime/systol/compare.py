@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from systol_hw.errors import InputError
+from systol_hw.shown import shown
+
+_DEEPEST = 12
 _SKIP = ("schema", "systol", "fingerprint", "layers", "measure")
 
 
@@ -10,17 +14,22 @@ def flatten(report: Mapping[str, Any]) -> dict[str, Any]:
     """Every figure of a report under a dotted name, such as `units.matrix.states.busy`."""
     result: dict[str, Any] = {}
 
-    def visit(prefix: str, value: Any) -> None:
+    def visit(prefix: str, value: Any, depth: int) -> None:
         if isinstance(value, Mapping) and "value" in value:
-            result[prefix] = value["value"]
-        elif isinstance(value, Mapping):
+            value = value["value"]
+        if isinstance(value, Mapping):
+            if depth == _DEEPEST:
+                raise InputError(
+                    f"no counter report is nested as deeply as {shown(prefix)}; make one with "
+                    "`systol run ... --counters FILE`"
+                )
             for key, item in value.items():
                 if key not in _SKIP:
-                    visit(f"{prefix}.{key}" if prefix else key, item)
+                    visit(f"{prefix}.{key}" if prefix else key, item, depth + 1)
         elif not isinstance(value, list):
             result[prefix] = value
 
-    visit("", report)
+    visit("", report, 0)
     return result
 
 

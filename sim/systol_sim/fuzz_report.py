@@ -6,6 +6,7 @@ from typing import Any
 
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
+from systol_hw.shown import shown
 from systol_sim.coverage import Coverage
 
 BEGIN, END = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"
@@ -105,23 +106,50 @@ class Report:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Report":
-        """The inverse of `to_dict`."""
+    def from_dict(cls, values: Any) -> "Report":
+        """The inverse of `to_dict`; raises `ValueError` for anything else."""
         report = cls(
-            programs=values["programs"], faulting=values["faulting"], cycles=values["cycles"],
-            seconds=values["seconds"],
+            programs=_count(values, "programs"), faulting=_count(values, "faulting"),
+            cycles=_count(values, "cycles"), seconds=_get(values, "seconds", float, int),
         )
-        for found in values["mismatches"]:
-            place = found["reproducer"]
+        for found in _get(values, "mismatches", list):
+            place = _get(found, "reproducer", str, type(None))
+            lines = _get(found, "lines", list)
+            if not all(isinstance(line, str) for line in lines):
+                raise ValueError("lines must be texts")
             report.mismatches.append(
                 Mismatch(
-                    machine=found["machine"], seed=found["seed"], kind=found["kind"],
-                    lines=tuple(found["lines"]), instructions=found["instructions"],
+                    machine=_get(found, "machine", str), seed=_get(found, "seed", int),
+                    kind=_get(found, "kind", str, type(None)), lines=tuple(lines),
+                    instructions=_count(found, "instructions"),
                     reproducer=None if place is None else Path(place),
                 )
             )
-        report.coverage.counts.update(values["coverage"])
+        coverage = _get(values, "coverage", dict)
+        report.coverage.counts.update({name: _count(coverage, name) for name in coverage})
         return report
+
+
+_MOST = 1 << 62
+"""More than anything that is counted here can be."""
+
+
+def _get(values: Any, name: str, *types: type) -> Any:
+    """`values[name]`, which must be of one of `types`."""
+    if not isinstance(values, dict) or name not in values:
+        raise ValueError(f"{shown(name)} is missing")
+    value = values[name]
+    if type(value) not in types:
+        wanted = " or ".join(t.__name__ for t in types)
+        raise ValueError(f"{shown(name)} must be {wanted}, not {shown(value)}")
+    return value
+
+
+def _count(values: Any, name: str) -> int:
+    value: int = _get(values, name, int)
+    if not 0 <= value <= _MOST:
+        raise ValueError(f"{shown(name)} must lie in 0..2**62, not {shown(value)}")
+    return value
 
 
 def write_markdown(path: Path, text: str) -> None:

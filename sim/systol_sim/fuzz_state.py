@@ -10,6 +10,7 @@ from typing import Any
 from systol_hw.arch import Arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
+from systol_hw.json_file import read_json
 from systol_sim.fuzz_report import Report
 
 Settings = dict[str, Any]
@@ -54,11 +55,13 @@ def load_state(path: Path, settings: Settings) -> Report:
     InputError
         If the file is no state of a run, or of one with other settings.
     """
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text("utf-8"))
         report = Report.from_dict(content["report"])
         old = content["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(old, dict):
+            raise TypeError("settings must be an object")
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the state of a fuzz run: {error}") from error
     for name, value in settings.items():
         if old.get(name) != value:

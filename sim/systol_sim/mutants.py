@@ -173,7 +173,7 @@ def _load(path: Path) -> dict[Mutant, Trial]:
     if not path.exists():
         return {}
     try:
-        trials = [Trial.from_record(record) for record in json.loads(path.read_text("utf-8"))]
+        trials = [Trial.from_record(record) for record in read_json(path)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not hold the trials of an earlier run: {error}") from error
     return {trial.mutant: trial for trial in trials}

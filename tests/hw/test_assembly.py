@@ -1,6 +1,8 @@
 """The assembler and the disassembler are inverses, and errors say where and what is near."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +171,55 @@ def test_any_program_text_gives_a_program_or_a_systol_error(text: str) -> None:
     except SystolError:
         return
     raise AssertionError("such a short text cannot hold every directive")
+
+
+HEAD = ".systol 1\n.arch nano\n.weight_memory 64\n.code_address 0\n"
+LONG = 1_000_000
+LONG_TEXTS = {
+    "open strings": HEAD + '.window \\' + '"\\' * LONG,
+    "open braces": HEAD + ".arch " + "{ " * LONG,
+    "closed braces": HEAD + ".arch " + "{" * LONG + "}" * LONG,
+    "strings": HEAD + ".window " + '"a"' * LONG,
+    "a long directive": "." + "a" * LONG,
+    "a long operation": HEAD + ".code\n" + "matmu" * LONG,
+    "a long field": HEAD + ".code\nmatmul " + "k_las" * LONG + "=1",
+    "a long unit": HEAD + ".code\nmatmul wait=" + "loa" * LONG,
+    "many units": HEAD + ".code\nmatmul wait=" + "load," * LONG,
+    "many fields": HEAD + ".code\nmatmul " + "k_last=1 " * LONG,
+    "many digits": HEAD + ".code\n.word 0x" + "f" * LONG,
+    "many windows": HEAD + ".window a 1\n" * (LONG // 10),
+    "blanks": HEAD + " " * LONG + "\t" * LONG + "x",
+    "a comment": HEAD + ";" * LONG + "\n.code\nhalt x",
+    "lines": HEAD + "\n" * LONG,
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("case", LONG_TEXTS)
+def test_reading_takes_time_in_proportion(case: str) -> None:
+    """What grows with the square of the text's length would take hours for these."""
+    with pytest.raises(SystolError) as caught:
+        parse_program(LONG_TEXTS[case])
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("line", "column"), [('.window "a', 9), (".arch {nano", 7), ('.window a" 5', 10)]
+)
+def test_what_does_not_end_is_named(line: str, column: int) -> None:
+    message = f"line 5, column {column}: what begins here does not end in this line"
+    with pytest.raises(InputError, match=message):
+        parse_program(HEAD + line)
+
+
+def test_zeros_of_weight_memory_are_not_touched() -> None:
+    text = HEAD.replace("64", str(1 << 31)) + f".weight_image {1 << 31}\n.bytes 0x100000 07\n"
+    before = _resident_bytes()
+    memory = parse_program(text + ".code\nhalt\n").initial_weight_memory()
+    assert memory.size == 1 << 31 and memory[1 << 20] == 7
+    assert _resident_bytes() - before < 200 << 20
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="had other machines"):
         fuzz(9, 70, FUZZ_MACHINES[:2], state=state)
     state.write_text("{")
-    with pytest.raises(InputError, match="not the state of a fuzz run"):
+    with pytest.raises(InputError, match="is not JSON"):
         fuzz(9, 70, state=state)
 
 
@@ -278,3 +279,39 @@ def test_coverage_names_what_was_not_reached() -> None:
     missing = coverage.missing()
     assert "operation halt" not in missing and "fault watchdog in control" in missing
     assert "never: fault watchdog in control" in coverage.format()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("programs",), "'programs' is missing"),
+        (("programs", True), "'programs' must be int, not True"),
+        (("programs", -1), "'programs' must lie in 0"),
+        (("cycles", 10**4000), "'cycles' must lie in 0"),
+        (("seconds", "5"), "'seconds' must be float or int"),
+        (("mismatches", {}), "'mismatches' must be list"),
+        (("mismatches", [5]), "'reproducer' is missing"),
+        (("mismatches", [{"reproducer": None, "lines": [1]}]), "lines must be texts"),
+        (("coverage", []), "'coverage' must be dict"),
+        (("coverage", {"x": [1]}), "'x' must be int"),
+    ],
+)
+def test_a_damaged_state_is_refused(change: tuple[Any, ...], message: str, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    fuzz(2, 5, state=state)
+    content = json.loads(state.read_text())
+    if len(change) == 1:
+        del content["report"][change[0]]
+    else:
+        content["report"][change[0]] = change[1]
+    state.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"not the state of a fuzz run: {message}"):
+        fuzz(4, 5, state=state)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", '{"report": 5}', "[" * 9999, '{"report": {}}', ""])
+def test_what_is_no_state_is_refused(text: str, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text(text)
+    with pytest.raises(InputError, match=r"state\.json"):
+        fuzz(4, 5, state=state)

@@ -10,6 +10,7 @@ from systol.commands.registration import Command
 from systol.compare import compare
 from systol.report import read_report
 from systol.terminal import print_table
+from systol_hw.shown import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +40,23 @@ def _cells(values: list[Any]) -> list[str]:
     cells = ["-" if value is None else _text(value) for value in values]
     if len(values) == 2:
         a, b = values
-        good = all(isinstance(value, int | float) for value in values) and a
+        good = all(_is_figure(value) for value in values) and a
         cells.append(f"{b / a:.3g}" if good else "")
     return cells
 
 
+_LARGEST_FIGURE = 1e30
+"""Beyond it, a number is shown as it stands: no counter counts as far."""
+
+
+def _is_figure(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _LARGEST_FIGURE
+
+
 def _text(value: Any) -> str:
-    return tables.number(value) if isinstance(value, int | float) else str(value)
+    if _is_figure(value):
+        return tables.number(value)
+    return value if isinstance(value, str) else shown(value)
 
 
 COMMAND = Command(
