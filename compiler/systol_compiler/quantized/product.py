@@ -142,7 +142,8 @@ def build_weights(
         total = total + bias.astype(np.float64)
     correction = builder.corrections.get(target.name)
     if correction is not None:
-        total = total + correction
+        # Of several matrices every one has it.
+        total = total + np.resize(correction, total.shape)
     return quantize_weights(weights, total, source, target)
 
 

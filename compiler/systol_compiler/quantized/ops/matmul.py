@@ -1,4 +1,4 @@
-"""MatMul of two computed tensors, as attention needs it; with a constant one see `linear`."""
+"""MatMul of two computed tensors, as attention needs it; by a constant one as `linear` has it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,8 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Layer, Order, Tensors
-from systol_compiler.quantized.operator import FLOAT32, NO_WISH, Operator, Rule, Wish
+from systol_compiler.quantized.operator import FLOAT32, NO_WISH, Operator, Wish
+from systol_compiler.quantized.ops.linear import CONSTANT_MATRICES, SHORT_ROWS, build_matmul
 from systol_compiler.quantized.ops.rescale import add_rescale
 from systol_hw.errors import InputError, UnsupportedModelError
 
@@ -313,11 +314,6 @@ def _constant_operand(node: Node, graph: Graph) -> bool:
     return any(name in graph.constants for name in node.inputs)
 
 
-def constant_operands(node: Node, graph: Graph) -> str | None:
-    """not built yet: constant operands"""
-    return "constant" if _constant_operand(node, graph) else None
-
-
 def _wish(node: Node, graph: Graph) -> Wish:
     """Zero points of 0 for two computed operands."""
     if _constant_operand(node, graph):
@@ -326,6 +322,9 @@ def _wish(node: Node, graph: Graph) -> Wish:
 
 
 def _build(node: Node, builder: LayerBuilder) -> None:
+    if _constant_operand(node, builder.graph):
+        build_matmul(node, builder)
+        return
     a, b = (builder.tensor(name) for name in node.inputs)
     out = builder.output()
     bias = builder.current.bias
@@ -337,7 +336,7 @@ def _build(node: Node, builder: LayerBuilder) -> None:
 
 OPERATORS = (
     Operator(
-        names=("MatMul",), build=_build, rules=(FLOAT32, Rule(check=constant_operands, remedy='')),
+        names=("MatMul",), build=_build, rules=(FLOAT32, CONSTANT_MATRICES, SHORT_ROWS),
         wish=_wish, clips=True, biases=True,
     ),
 )
