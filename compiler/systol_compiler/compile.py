@@ -1,8 +1,10 @@
 """The compiler in one call: an ONNX model or a quantized graph in, a compiled model out."""
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from systol_compiler.binary.model import CompiledModel
@@ -39,6 +41,9 @@ LEVELS: Final = ("graph", "quantized", "lowered", "tiled", "allocated", "schedul
 
 EFFORTS: Final = {"fast": 0, "normal": 12_000, "high": 120_000}
 """Instructions that the search for a better schedule may emit, by effort."""
+
+_NAMELESS: Final = ("", "main_graph", "torch_jit", "torch-jit-export", "graph")
+"""What exporters call a graph whose author gave it no name."""
 
 Observer = Callable[[str, object], None]
 """Called with the name of a pass or level and what it gave, which prints with `str`."""
@@ -120,8 +125,13 @@ def import_graph(
     model: ModelSource, *, shapes: Mapping[str, int] | None = None, batch: int = 1,
     observer: Observer | None = None,
 ) -> Graph:
-    """The canonical float graph of a model; raises what `graph.importer.import_onnx` does."""
+    """The canonical float graph of a model; raises what `graph.importer.import_onnx` does.
+
+    Where the model's author gave it no name, its file's is taken.
+    """
     imported = import_onnx(model, shapes, batch=batch)
+    if imported.name in _NAMELESS and isinstance(model, str | os.PathLike):
+        imported = replace(imported, name=Path(model).stem)
     return run_pipeline(imported, observer=observer)
 
 

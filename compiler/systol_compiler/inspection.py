@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from systol_compiler.compile import import_graph
 from systol_compiler.compile_report import node_row
-from systol_compiler.front import read_model
 from systol_compiler.graph.importer import ModelSource
 from systol_compiler.graph.model_file import open_model
 from systol_compiler.quantized.partition import Partition, Place, partition
@@ -81,7 +81,7 @@ def inspect_model(
     batch: int = 1,
     strict: bool = False,
 ) -> Inspection:
-    """Place every node of `model`, refusing none. Parameters as of `read_model` and `partition`.
+    """Place every node of `model`, refusing none. Parameters as of `import_graph` and `partition`.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def inspect_model(
     # As the importer names those that have no name.
     nodes = [(n.name or f"{n.op_type}_{i}", n.op_type) for i, n in enumerate(source.node)]
     try:
-        front = read_model(model, shapes=shapes, batch=batch)
+        graph = import_graph(model, shapes=shapes, batch=batch)
     except UnsupportedModelError as error:
         return Inspection(
             name=source.name,
@@ -100,7 +100,7 @@ def inspect_model(
             partition=None,
             blockers=tuple(_sentences(error)),
         )
-    parts = partition(front.canonical, strict=strict, refuse=False)
+    parts = partition(graph, strict=strict, refuse=False)
     refused = tuple(str(row) for row in parts.placed if row.place is Place.REFUSED)
     return Inspection(
         name=parts.graph.name,
