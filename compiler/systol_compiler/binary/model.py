@@ -1,6 +1,7 @@
 """A compiled model: what the compiler makes, a binary holds and the runtime runs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from systol_compiler.binary.check import check_network
 from systol_compiler.binary.network import (
@@ -13,6 +14,7 @@ from systol_compiler.binary.network import (
     Network,
     Segment,
 )
+from systol_compiler.binary.writer import save
 
 __all__ = [
     "Binding",
@@ -30,7 +32,7 @@ __all__ = [
 class CompiledModel(Network):
     """A network whose parts fit each other: checked at construction. Parameters as of `Network`.
 
-    `binary.writer.save` writes it to a file, `binary.reader.load` reads one.
+    `binary.reader.load` reads one from a file.
 
     Raises
     ------
@@ -42,6 +44,16 @@ class CompiledModel(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_network(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the binary (docs/binary.md), whole or not at all.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        save(self, path)
 
     def __repr__(self) -> str:
         machine, host = len(self.machine_segments), len(self.host_segments)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from systol_compiler.binary import elf
-from systol_compiler.binary.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from systol_compiler.binary.manifest import MAX_MANIFEST_BYTES
 from systol_compiler.binary.model import CompiledModel
+from systol_compiler.binary.parse_manifest import parse_manifest
 from systol_compiler.binary.writer import NOTE_CHUNK, unsealed_chunks
 from systol_hw.errors import BinaryFormatError, InputError
 

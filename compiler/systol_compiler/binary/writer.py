@@ -1,4 +1,4 @@
-"""Writes a `CompiledModel` as an ELF file. One model has exactly one file."""
+"""Writes a compiled model as an ELF file. One model has exactly one file."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from systol_compiler.binary import elf
 from systol_compiler.binary.manifest import dump_manifest
-from systol_compiler.binary.model import CompiledModel, MachineSegment
+from systol_compiler.binary.network import MachineSegment, Network
 from systol_hw.arch import INSTRUCTION_BYTES
 from systol_hw.atomic_file import replacing
 
@@ -20,7 +20,7 @@ _LOCAL_SYMBOLS = 1
 """The null symbol: ELF wants local symbols first, and their number in `sh_info`."""
 
 
-def save(model: CompiledModel, path: str | Path) -> None:
+def save(model: Network, path: str | Path) -> None:
     """Write `model` to `path` (docs/binary.md); a crash leaves the old file or none.
 
     Raises
@@ -33,7 +33,7 @@ def save(model: CompiledModel, path: str | Path) -> None:
             stream.write(chunk)
 
 
-def chunks(model: CompiledModel) -> list[Chunk]:
+def chunks(model: Network) -> list[Chunk]:
     """The bytes of the file of `model`, piece by piece; large pieces are views, not copies."""
     pieces = unsealed_chunks(model)
     hasher = hashlib.sha256()
@@ -43,7 +43,7 @@ def chunks(model: CompiledModel) -> list[Chunk]:
     return pieces
 
 
-def unsealed_chunks(model: CompiledModel) -> list[Chunk]:
+def unsealed_chunks(model: Network) -> list[Chunk]:
     """As `chunks`, with zeros for the checksum.
 
     Header, note, then the other sections in order, each padded; the section table last.
