@@ -9,7 +9,10 @@ directly or not.
 import atexit
 import contextlib
 import hashlib
+import inspect
+import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +24,7 @@ import numba
 from numba import njit
 
 import systol_hw
+from systol_hw.own_files import own_files
 from systol_sim.building import building
 
 STEPPER, STREAMS, VALUES = "stepper", "streams", "values"
@@ -72,9 +76,12 @@ def compiled(function: Callable[..., Any]) -> Any:
     (`systol_sim.interruptible`).
     """
     try:
-        dispatcher: Any = njit(cache=True, nogil=True)(function)
+        with own_files():  # the folder is made at once
+            dispatcher: Any = njit(cache=True, nogil=True)(function)
     except RuntimeError:
         # Neither beside the module nor in the user's cache directory: every process compiles.
+        return njit(nogil=True)(function)
+    if not _is_trusted(Path(dispatcher._cache.cache_path), Path(inspect.getfile(function))):
         return njit(nogil=True)(function)
     kept = dispatcher._cache._cache_file
     # numba takes code from disk only under the stamp that it was written with.
@@ -82,11 +89,29 @@ def compiled(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
+@cache
+def _is_trusted(folder: Path, source: Path) -> bool:
+    """Whether the machine code that numba keeps in `folder` can be run.
+
+    Whoever can write `source` decides what runs here anyway. Nobody else may be able to put
+    anything into the folder, or to change what is there.
+    """
+    trusted = {0, os.geteuid(), source.stat().st_uid}
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if source.parent.stat().st_mode & others:
+        return True  # as little trusted as the source itself
+    try:
+        found = [folder.stat(), *(path.lstat() for path in folder.glob("*.nb[ic]"))]
+    except FileNotFoundError:
+        return True  # it is made when there is something to keep, or another process tidies up
+    return all(item.st_uid in trusted and not item.st_mode & others for item in found)
+
+
 def _marker(part: str) -> Path | None:
     """A file that says that `part` is on disk; beside what numba keeps, if it can."""
     from systol_sim.stepper import step_program
 
-    folder = step_program._cache.cache_path
+    folder = getattr(step_program._cache, "cache_path", None)
     return Path(folder) / f"{sources_digest()[:24]}.{part}" if folder else None
 
 
@@ -115,7 +140,8 @@ def compile_first(part: str, function: Any, *arguments: Any) -> None:
     with contextlib.ExitStack() as stack:
         if not is_on_disk(part):
             stack.enter_context(building(NAMES[part]))
-        function.compile(signature)
+        with own_files():
+            function.compile(signature)
     note_on_disk(part)
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError, SystolError
 from systol_hw.formal.proof import require_tools
+from systol_hw.json_file import read_json
 from systol_sim.mutant_workshop import DISCARDED, Trial, Workshop
 from systol_sim.mutation import RTL, SIM, TARGETS, Mutant, select
 from systol_sim.survivors import Survivor, explained

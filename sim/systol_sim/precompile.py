@@ -10,6 +10,7 @@ import numpy as np
 
 from systol_hw.arch import PRESETS
 from systol_hw.isa import instruction
+from systol_hw.own_files import own_files
 from systol_hw.program import Window, make_program
 from systol_sim.compiled import NAMES, STEPPER, STREAMS, VALUES, is_on_disk, note_on_disk
 from systol_sim.instruction_table import build_table
@@ -39,7 +40,8 @@ def precompile(parts: list[str]) -> None:
     table = build_table(program)
     for part in parts:
         if part == VALUES:
-            compute_values(program, program.initial_windows({}))
+            with own_files():
+                compute_values(program, program.initial_windows({}))
             note_on_disk(VALUES)
         elif part in (STEPPER, STREAMS):
             step(program, table, streams=part == STREAMS)

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import systol_hw
 from systol_hw.arch import Arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError, MissingToolError
+from systol_hw.own_files import is_own, own_directory, own_files
 from systol_sim.building import Say, building
 from systol_sim.verilated.tools import BUILD_SECONDS, COMPILER, Tools
 from systol_sim.verilated.turns import turn
@@ -154,8 +156,9 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
     build = _Build(hierarchical=hierarchical, waves=waves)
     directory = cache_directory()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return _find_or_build(arch, packed, build, directory)
+        own_directory(directory)
+        with own_files():
+            return _find_or_build(arch, packed, build, directory)
     except OSError as error:
         raise InputError(
             f"the model of the RTL cannot be kept in {directory}: {error.strerror or error}; set "
@@ -166,23 +169,37 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
 def _find_or_build(arch: Arch, packed: bool, build: "_Build", directory: Path) -> Path:
     # Converting takes seconds, so that a second file remembers which Verilog the sources gave.
     index = directory / f"{_digest(_source_parts(arch, packed, build))}.key"
-    with contextlib.suppress(OSError):
-        library = directory / f"{index.read_text('ascii')}.so"
-        if library.exists():
-            return library
-
+    kept = _kept(index)
+    if kept is not None:
+        return kept
     with building(f"the RTL of {arch.name}") as say:
         # Another process that needs the same waits here, and then finds it.
         waits = functools.partial(say, "another process builds it", 0, 1)
         with turn(index.with_suffix(".lock"), TURN_SECONDS, waits):
-            with contextlib.suppress(OSError):
-                library = directory / f"{index.read_text('ascii')}.so"
-                if library.exists():
-                    return library
+            kept = _kept(index)
+            if kept is not None:
+                return kept
             library = _convert_and_build(arch, packed, build, directory, say)
-            with replacing(index) as stream:
+            if not is_own(index):
+                index.unlink(missing_ok=True)  # its permissions would be handed on
+            with replacing(index, follow=False) as stream:
                 stream.write(library.stem.encode("ascii"))
     return library
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def _kept(index: Path) -> Path | None:
+    """The library that `index` names, if nobody else can have written either."""
+    if not is_own(index):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        key = index.read_text("ascii")
+        library = index.parent / f"{key}.so"
+        if _DIGEST.fullmatch(key) and is_own(library):
+            return library
+    return None
 
 
 def _convert_and_build(
@@ -198,7 +215,7 @@ def _convert_and_build(
         verilog = (convert_blocks if build.hierarchical else convert_verilog)(arch, packed)
         key = _digest([verilog.encode(), *_tool_parts(build)])
         library = directory / f"{key}.so"
-        if not library.exists():
+        if not is_own(library):
             _build(verilog, library, build, say)
     return library
 
