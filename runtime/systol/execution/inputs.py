@@ -14,7 +14,8 @@ from systol_hw.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """The inputs of one run, of exactly the model's shapes; `items` of them were given."""
+    """What was given for one run: inputs of `items` items, or of exactly the model's shapes where
+    that does not count items. The last run may have fewer items than the model takes."""
 
     arrays: dict[str, Array]
     items: int
@@ -35,20 +36,21 @@ class Items:
         return 1 if self.size is None else -(-self.count // self.size)
 
     def batches(self) -> Iterator[Batch]:
-        """One run after the other; the last one filled up with its last item, again and again,
-        because any other value might be none that the model can compute with."""
+        """One run after the other."""
         if self.size is None:
             yield Batch(arrays=self.arrays, items=1)
             return
         for start in range(0, self.count, self.size):
             items = min(self.size, self.count - start)
             arrays = {name: a[start : start + items] for name, a in self.arrays.items()}
-            if items < self.size:
-                arrays = {
-                    name: np.concatenate([a, np.repeat(a[-1:], self.size - items, axis=0)])
-                    for name, a in arrays.items()
-                }
             yield Batch(arrays=arrays, items=items)
+
+
+def fill_up(array: Array, size: int) -> Array:
+    """`array` with its last item again and again, up to `size` items: any other value might be one
+    that the model cannot compute with."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
 
 
 def by_name(model: CompiledModel, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, Array]:

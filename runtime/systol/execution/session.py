@@ -204,16 +204,11 @@ class _Runs:
             values.give(self._session.run_host(segment.name, feeds))
             self._host_seconds += time.perf_counter() - began
         for output in self._model.outputs:
-            value = self._own(values.real(output.tensor), batch)
+            value = values.own_real(output.tensor)
             self._outputs.setdefault(output.name, []).append(value)
         if self._keep:
             for name, codes in values.codes.items():
-                self._kept.setdefault(name, []).append(self._own(codes, batch))
-
-    def _own(self, value: Array, batch: Batch) -> Array:
-        """What of `value` belongs to items that were given."""
-        size = self._model.batch
-        return value[: batch.items] if size is not None and value.shape[:1] == (size,) else value
+                self._kept.setdefault(name, []).append(values.own(codes))
 
     def _machine(self, segment: MachineSegment, values: RunValues) -> None:
         contents = values.window_contents(segment)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from systol.execution.inputs import fill_up
 from systol.execution.ranges import RangeWatch
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.binary.window_bytes import from_window, to_window, window_size
@@ -18,9 +19,10 @@ class RunValues:
     Parameters
     ----------
     given
-        The model's inputs, of its types and shapes.
+        The model's inputs, of its types: `items` items of them, where it counts items.
     items
-        How many of the items were given by the user; the others fill the run up.
+        How many of the items were given by the user. The run is filled up with copies of the last
+        one; what can be computed for the given ones alone is.
     watch
         Told of every real tensor that is quantized, without what fills the run up.
     """
@@ -29,17 +31,42 @@ class RunValues:
         self, model: CompiledModel, given: Mapping[str, Array], items: int, watch: RangeWatch
     ) -> None:
         self._model, self._items, self._watch = model, items, watch
-        self._real = dict(given)
+        self._given = dict(given)
+        self._real: dict[str, Array] = {}
         self.codes: dict[str, Array] = {}
         """Quantized tensors that are known by now, int8 or int16 in the axes' order."""
 
     def real(self, name: str) -> Array:
-        """The real tensor `name`: given, or dequantized from what the machine wrote."""
+        """The real tensor `name`, of its whole shape: given, or dequantized from what the machine
+        wrote."""
         if name not in self._real:
-            tensor = self._model.by_source[name]
-            codes = self.codes[tensor.name]
-            self._real[name] = dequantize(codes, tensor.scale, tensor.zero_point)
+            if name in self._given:
+                self._real[name] = self._filled(self._given[name])
+            else:
+                tensor = self._model.by_source[name]
+                codes = self.codes[tensor.name]
+                self._real[name] = dequantize(codes, tensor.scale, tensor.zero_point)
         return self._real[name]
+
+    def own_real(self, name: str) -> Array:
+        """The real tensor `name`, of the given items alone."""
+        if name in self._given:
+            return self._given[name]
+        if name in self._real:
+            return self.own(self._real[name])
+        tensor = self._model.by_source[name]
+        codes = self.own(self.codes[tensor.name])
+        return dequantize(codes, tensor.scale, tensor.zero_point)
+
+    def own(self, value: Array) -> Array:
+        """What of `value` belongs to items that were given."""
+        size = self._model.batch
+        counted = size is not None and value.shape[:1] == (size,)
+        return value[: self._items] if counted else value
+
+    def _filled(self, value: Array) -> Array:
+        size = self._model.batch
+        return value if size is None else fill_up(value, size)
 
     def give(self, values: Mapping[str, Array]) -> None:
         """Note what a host segment computed.
@@ -62,14 +89,13 @@ class RunValues:
         """The quantized tensor `name`: written by the machine, or quantized from its source."""
         if name not in self.codes:
             tensor = self._model.tensors[name]
-            real = self.real(tensor.source)
+            real = self.own_real(tensor.source)
             try:
-                self.codes[name] = quantize(real, tensor.scale, tensor.zero_point, tensor.width)
+                codes = quantize(real, tensor.scale, tensor.zero_point, tensor.width)
             except InputError as error:
                 raise InputError(f"tensor {tensor.source!r}: {error}") from error
-            batch = self._model.batch
-            counted = batch is not None and real.shape[:1] == (batch,)
-            self._watch.see(name, real[: self._items] if counted else real)
+            self._watch.see(name, real)
+            self.codes[name] = codes if codes.shape == tensor.shape else self._filled(codes)
         return self.codes[name]
 
     def window_contents(self, segment: MachineSegment) -> dict[str, Array]:
