@@ -124,7 +124,7 @@ def is_on_disk(part: str) -> bool:
 def note_on_disk(part: str) -> None:
     """Remember that `part` has been compiled; where nothing can be written, nothing is kept."""
     marker = _marker(part)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), own_files():
         if marker is not None:
             marker.touch()
 
