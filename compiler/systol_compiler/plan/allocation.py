@@ -17,6 +17,8 @@ Times = tuple[int, int]
 """First and last time, both included."""
 _REPAIRS = 24
 """Repetitions of a placement, each with one more request before all others."""
+_STORE_RIVALRY = 0.5
+_OPERAND_RIVALRY = 0.25
 _CALM_REQUESTS = 1500
 """Above, requests take the lowest place: weighing each place costs the square of their number."""
 
@@ -246,12 +248,15 @@ def _calmest(
     late = [
         (low, high) for other, low, high in others if _waits(item, other) or _waits(other, item)
     ]
-    readers = [(low, high - low) for other, low, high in others if _both_read(item, other)]
+    readers = [
+        (low, high - low, cost) for other, low, high in others
+        if (cost := _rivalry(item, other)) > 0
+    ]
     writers = [(low, high - low) for other, low, high in others if _both_write(item, other)]
 
     def disturbance(start: int) -> tuple[int, float, float]:
         waits = sum(low < start + size and start < high for low, high in late)
-        reads = sum(_shared(start, size, low, own, arch) for low, own in readers)
+        reads = sum(cost * _shared(start, size, low, own, arch) for low, own, cost in readers)
         writes = sum(_shared(start, size, low, own, arch) for low, own in writers)
         return waits, reads, writes
 
@@ -263,18 +268,23 @@ def _waits(later: Request, earlier: Request) -> bool:
     return earlier.stored is not None and earlier.last < later.first <= earlier.stored[1]
 
 
-def _both_read(one: Request, other: Request) -> bool:
-    """Whether two units read the two at the same time: all that rank lower would starve."""
-    return any(
+def _rivalry(one: Request, other: Request) -> float:
+    """How much it costs that two units read the two in one bank at the same time.
+
+    The matrix unit reads in every cycle and goes before the vector unit; Store goes before both,
+    but reads now and then; of two operands of the vector unit the second comes a cycle later.
+    """
+    if _together(one.read, other.vector_read) or _together(one.vector_read, other.read):
+        return 1.0
+    if any(
         _together(first, second)
         for first, second in (
             (one.stored, other.read), (one.read, other.stored),
             (one.stored, other.vector_read), (one.vector_read, other.stored),
-            (one.read, other.vector_read), (one.vector_read, other.read),
-            # Of two operands in one bank the second comes a cycle later, row by row.
-            (one.vector_read, other.vector_read),
         )
-    )
+    ):
+        return _STORE_RIVALRY
+    return _OPERAND_RIVALRY if _together(one.vector_read, other.vector_read) else 0.0
 
 
 def _both_write(one: Request, other: Request) -> bool:

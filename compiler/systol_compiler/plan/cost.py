@@ -12,21 +12,29 @@ from systol_hw.arch import Arch
 _BAND_CYCLES = 40
 """Start-up of one band's instructions."""
 _MOST_BANDS = 64
+_FINER_LOSS = 1.03
+"""By how much a stage may take longer in smaller bands."""
 
 
 def choose_bands(nests: Sequence[Nest], arch: Arch, cut: Cut) -> Cut:
     """`cut` with the number of bands in which the stage's units hide each other best.
 
-    Few bands leave the vector unit's last one uncovered; many read weights too often.
+    Few bands leave the vector unit's last one uncovered; many read weights too often. `cut.bands`
+    times as many are taken, as far as that costs the array hardly anything: smaller bands need
+    less room.
     """
     lines = nests[0].output.lines
     if not any(isinstance(nest, MatrixNest) for nest in nests) or lines == 1:
-        return cut
-    least = min(max(cut.bands, 1), lines)
-    counts = range(least, min(lines, _MOST_BANDS) + 1)
+        return replace(cut, bands=min(cut.bands, lines))
+    counts = range(1, min(lines, _MOST_BANDS) + 1)
     choices = sorted({ceil(lines, ceil(lines, bands)) for bands in counts})
     best = min(choices, key=lambda bands: (stage_cycles(nests, arch, bands), bands))
-    return replace(cut, bands=best)
+    limit = stage_cycles(nests, arch, best) * _FINER_LOSS
+    fine = [
+        bands for bands in choices
+        if best <= bands <= best * cut.bands and stage_cycles(nests, arch, bands) <= limit
+    ]
+    return replace(cut, bands=max(fine, default=best))
 
 
 def stage_cycles(nests: Sequence[Nest], arch: Arch, bands: int) -> int:

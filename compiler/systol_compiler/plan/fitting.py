@@ -207,8 +207,11 @@ class Fitter:
 
     def _cut(self, group: GroupPlan, time: int) -> bool:
         """Halve the stage's largest pieces; False if they are as small as they can be."""
-        cut = self.cuts.get(time, self.default)
         nests = [self.network.nests[place] for place in self.stages[time].nests]
+        cut = self.cuts.get(time)
+        if cut is None:
+            bands = len({tile.unit.lines for tile in group.stages[time].tiles[0]})
+            cut = replace(self.default, bands=bands, exact=True)
         prefix = f"{time}/"
         sizes: dict[str, int] = {}
         for key, use in group.uses.items():

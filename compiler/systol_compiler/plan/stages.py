@@ -136,7 +136,7 @@ def tile_stage(
     from_host = from_host and stage.nests[0] == min(
         network.readers[lead.reads[0].buffer], default=-1
     )
-    if len(nests) > 1 and cut.columns == cut.channels == cut.reduction == 1:
+    if not cut.exact and cut.columns == cut.channels == cut.reduction == 1:
         cut = choose_bands(nests, arch, cut)
     tiles = [tile_nest(lead, arch, cut, banks, from_host=from_host)]
     bands = tuple(dict.fromkeys(t.unit.lines for t in tiles[0] if t.unit.planes[0] == 0))
@@ -147,10 +147,28 @@ def tile_stage(
         )
         tiles.append(tile_nest(nest, arch, own, banks))
     order = tuple(_Interleaving(nests, tiles).order())
+    if sum(isinstance(nest, MatrixNest) for nest in nests) > 1:
+        tiles = _alternating(tiles, order, banks)
     return TiledStage(
         stage=stage, tiles=tuple(tiles), order=order,
         banded=frozenset(_banded(network, nests, tiles, order)),
     )
+
+
+def _alternating(
+    tiles: Sequence[tuple[Tile, ...]], order: Sequence[tuple[int, int]], banks: Banks
+) -> list[tuple[Tile, ...]]:
+    """The tiles with accumulators that change banks in program order."""
+    placed = [list(own) for own in tiles]
+    for place, number in order:
+        steps = []
+        row = 0
+        for step in placed[place][number].steps:
+            if not step.accumulate:
+                row = banks.together()
+            steps.append(replace(step, accumulator=row))
+        placed[place][number] = replace(placed[place][number], steps=tuple(steps))
+    return [tuple(own) for own in placed]
 
 
 class _Interleaving:

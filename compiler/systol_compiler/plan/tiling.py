@@ -30,6 +30,9 @@ class Cut:
     together
         Finish the column tiles of a linear layer by the bank, in fewer instructions, where more
         tiles follow.
+    exact
+        Take `bands` as it is; otherwise it is a factor by which to take more bands than would
+        hide most.
     rows
         Cut the rows here, instead of evenly: the bands of the nest that this one follows.
     """
@@ -40,6 +43,7 @@ class Cut:
     reduction: int = 1
     early_start: bool = True
     together: bool = True
+    exact: bool = False
     rows: tuple[Range, ...] = ()
 
 
