@@ -30,7 +30,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = str(ARGUMENTS.threads)
 
 import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper  # noqa: E402
 
 from systol_compiler.driver import CompileOptions, compile_model  # noqa: E402
@@ -38,6 +37,7 @@ from systol_compiler.model import MachineSegment  # noqa: E402
 from systol_hw.arch import PRESETS  # noqa: E402
 from systol_hw.program import Program  # noqa: E402
 from systol_sim import simulator  # noqa: E402
+from systol_sim.onnx_runtime import onnxruntime  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(0)

@@ -15,8 +15,12 @@ from hypothesis import settings
 
 from build_clock import pytest_configure, pytest_timeout_set_timer
 from systol.bundled import load_mnist_idx, to_model_input
+from systol_sim.onnx_runtime import TELEMETRY_OFF
 
 __all__ = ["mnist_full", "pytest_configure", "pytest_timeout_set_timer"]
+
+# Tests import ONNX Runtime by themselves, after this.
+assert TELEMETRY_OFF in os.environ
 
 # Times of single examples say nothing here: the first one may compile the simulator's step.
 settings.register_profile("systol", deadline=None)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from systol import bundled, tables
 from systol.agreement import check_agreement
@@ -23,6 +22,7 @@ from systol.terminal import LateProgress, LateStatus, print_table, say
 from systol_compiler.model import CompiledModel
 from systol_hw.errors import InputError
 from systol_sim.compiled import STEPPER, VALUES, compile_beside
+from systol_sim.onnx_runtime import onnxruntime
 
 _INPUT, _OUTPUT = "image", "logits"
 
