@@ -26,7 +26,7 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True)
 class RecognizeActivations:
-    """Write Gelu, Swish, Mish, HardSwish, HardSigmoid and Softplus as one node each.
+    """Write Gelu, Swish, Mish, HardSwish, HardSigmoid, Softplus and Softsign as one node each.
 
     Expects arithmetic in canonical form: constants second, division by them as Mul.
     """
@@ -62,6 +62,10 @@ class RecognizeActivations:
 def _recognize(node: Node, match: Matcher) -> _Found | None:
     if node.op == "Log":
         return _softplus(node, match)
+    if node.op == "Div":
+        return _softsign(node, match)
+    if node.op == "Where":
+        return _softplus_of_large(node, match)
     if node.op != "Mul":
         return None
     follower = match.single.get(node.outputs[0])
@@ -239,6 +243,28 @@ def _softplus(node: Node, match: Matcher) -> _Found | None:
     if exponential is None:
         return None
     return _Found("Softplus", exponential.inputs[0], {}, (exponential, one[0]))
+
+
+def _softplus_of_large(node: Node, match: Matcher) -> _Found | None:
+    """Where(x > 20, x, Softplus(x)): there it is x to the last bit but one."""
+    mask, source, other = node.inputs
+    greater = match.with_scalar(mask, "Greater")
+    plus = match.producer(other, "Softplus")
+    if greater is None or plus is None or greater[1] != source or plus.inputs[0] != source:
+        return None
+    if greater[2] < 15:
+        return None
+    return _Found("Softplus", source, {}, (plus, greater[0]))
+
+
+def _softsign(node: Node, match: Matcher) -> _Found | None:
+    """x / (Abs(x) + 1)."""
+    source, divisor = node.inputs
+    one = match.with_scalar(divisor, "Add")
+    absolute = None if one is None else match.producer(one[1], "Abs")
+    if one is None or absolute is None or one[2] != 1.0 or absolute.inputs[0] != source:
+        return None
+    return _Found("Softsign", source, {}, (absolute, one[0]))
 
 
 _GATES: Final[tuple[Callable[[str, str, Matcher], _Found | None], ...]] = (

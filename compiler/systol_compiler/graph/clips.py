@@ -5,7 +5,7 @@ from math import inf
 
 import numpy as np
 
-from systol_compiler.graph.editor import GraphEditor, exclusive_consumers
+from systol_compiler.graph.editor import GraphEditor, exclusive_consumers, joined_sources
 from systol_compiler.graph.float_graph import Graph, Node, TensorType
 
 
@@ -33,7 +33,7 @@ class NormalizeClip:
                     min(max(inner_least, least), greatest),
                     min(max(inner_greatest, least), greatest),
                 )
-                sources = tuple(dict.fromkeys((*inner_sources, *sources)))
+                sources = joined_sources(inner_sources, sources)
             follower = single.get(node.outputs[0])
             if follower is not None and clip_bounds(follower, graph) is not None:
                 pending[node.outputs[0]] = (source, least, greatest, sources)

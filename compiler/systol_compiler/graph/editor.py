@@ -1,7 +1,7 @@
 """The one mutable view of a graph: what a pass edits before it freezes the result."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -59,6 +59,11 @@ class GraphEditor:
         sources: tuple[str, ...] | None = None,
     ) -> None:
         """Append `node`, with the given parts replaced and its inputs resolved."""
+        if (op, inputs, outputs, attributes, sources) == (None,) * 5 and not (
+            self._renamed and any(name in self._renamed for name in node.inputs)
+        ):
+            self._nodes.append(node)
+            return
         self._nodes.append(
             Node(
                 name=node.name,
@@ -107,7 +112,14 @@ class GraphEditor:
         return output
 
     def freeze(self) -> Graph:
-        """The edited graph, without the constants and types that nothing uses any more."""
+        """The edited graph, without the constants and types that nothing uses any more.
+
+        The same object where nothing was changed.
+        """
+        before = self._graph.nodes
+        if not self._renamed and len(before) == len(self._nodes):
+            if all(a is b for a, b in zip(before, self._nodes, strict=True)):
+                return self._graph
         outputs = tuple(
             GraphOutput(name=result.name, tensor=self.resolve(result.tensor))
             for result in self._graph.outputs
@@ -137,4 +149,20 @@ def exclusive_consumers(graph: Graph) -> dict[str, Node]:
 
 def merged_sources(*nodes: Node) -> tuple[str, ...]:
     """The model's nodes that `nodes` stand for together, each once, in order."""
-    return tuple(dict.fromkeys(name for node in nodes for name in node.sources))
+    return joined_sources(*(node.sources for node in nodes))
+
+
+def joined_sources(*parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Several nodes' sources as one's: each once, in order, `MOST_SOURCES` at most."""
+    found: dict[str, None] = {}
+    for names in parts:
+        for name in names:
+            if len(found) == MOST_SOURCES:
+                return tuple(found)
+            found.setdefault(name)
+    return tuple(found)
+
+
+MOST_SOURCES: Final = 256
+"""Longer chains of nodes that became one keep the names of their first ones only: what a chain
+of thousands remembers would else grow with its square."""

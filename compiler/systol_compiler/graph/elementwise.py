@@ -1,6 +1,6 @@
 """Passes over arithmetic and reductions: two operands, constants behind, reduced axes kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ class NormalizeArithmetic:
     - x + x is Mul by 2, x * x is Pow with exponent 2; exponents are float32 scalars where they
       are uniform; Pow by 1/2 is Sqrt, by -1 Reciprocal.
     - PRelu of one slope is LeakyRelu.
+    - An operand that was expanded is read as it was before, where broadcasting does the same.
     """
 
     name: str = "normalize-arithmetic"
@@ -25,11 +26,33 @@ class NormalizeArithmetic:
     def run(self, graph: Graph) -> Graph:
         editor = GraphEditor(graph)
         for node in graph.nodes:
+            node = _unexpanded(node, graph)
             rule = _RULES.get(node.op)
             floats = graph.types[node.outputs[0]].dtype == "float32"
             if rule is None or not floats or not rule(node, graph, editor):
                 editor.append(node)
         return editor.freeze()
+
+
+def _unexpanded(node: Node, graph: Graph) -> Node:
+    """`node` without those Expand before it that its own broadcasting makes needless."""
+    if node.op not in _BROADCASTING:
+        return node
+    inputs = list(node.inputs)
+    shapes = [graph.types[name].shape for name in inputs]
+    changed = False
+    for position, name in enumerate(inputs):
+        expand = graph.producers.get(name)
+        if expand is None or expand.op != "Expand":
+            continue
+        before = graph.types[expand.inputs[0]].shape
+        others = shapes[:position] + shapes[position + 1 :]
+        if np.broadcast_shapes(before, *others) == graph.types[node.outputs[0]].shape:
+            inputs[position], shapes[position], changed = expand.inputs[0], before, True
+    return replace(node, inputs=tuple(inputs)) if changed else node
+
+
+_BROADCASTING: Final = frozenset("Add Div Max Mean Min Mul Pow Sub Sum Where".split())
 
 
 def _value(graph: Graph, name: str) -> Array | None:

@@ -50,22 +50,22 @@ class Matcher:
         return self.graph.types[name].shape
 
     def product(self, node: Node) -> "ProductOf":
-        """The factors of a chain of Mul that ends at `node`.
+        """The factors of a chain of Mul, not too long, that ends at `node`.
 
         Only inner products that nothing else reads are taken apart.
         """
         found = ProductOf(number=1.0, factors=[], nodes=[])
-        self._collect(node, found)
+        self._collect(node, found, 8)
         return found
 
-    def _collect(self, node: Node, found: "ProductOf") -> None:
+    def _collect(self, node: Node, found: "ProductOf", depth: int) -> None:
         for name in node.inputs:
             number = self.scalar(name)
             inner = self.producer(name, "Mul")
             if number is not None:
                 found.number *= number
-            elif inner is not None and name in self.single and len(found.nodes) < 8:
-                self._collect(inner, found)
+            elif inner is not None and name in self.single and depth:
+                self._collect(inner, found, depth - 1)
             else:
                 found.factors.append(name)
         found.nodes.append(node)

@@ -18,6 +18,8 @@ leaves alone. Weights, biases and parameters named here are constants.
   each channel. No BatchNormalization with constant statistics is left.
 - Flatten(axis=1), or Reshape(x, shape) with a whole shape; Transpose(perm); Slice over all axes;
   Pad without crops; Gather(x, indices) of one axis where those are constant; Split(x, sizes).
+- An attention mask is an Add of a finite constant before its Softmax; a number that scales the
+  operands of a MatMul of two activations is one Mul behind it.
 - Reductions keep their axes (keepdims=1), which are constants.
 """
 
@@ -27,11 +29,14 @@ from typing import Final, Protocol
 import numpy as np
 
 from systol_compiler.graph.activations import RecognizeActivations
+from systol_compiler.graph.attention import AddAttentionMasks, HoistFactors
 from systol_compiler.graph.clips import NormalizeClip, SinkClip
+from systol_compiler.graph.einsum import WriteEinsumAsMatMul
 from systol_compiler.graph.elementwise import NormalizeArithmetic, NormalizeReductions
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.graph.fold_affine import FoldAffine
 from systol_compiler.graph.group_norm import RecognizeGroupNormalization
+from systol_compiler.graph.local_response import RecognizeLocalResponse
 from systol_compiler.graph.move_transposes import (
     AbsorbTransposes,
     LiftTransposes,
@@ -43,6 +48,7 @@ from systol_compiler.graph.reshapes import (
     NormalizeReshapes,
     NormalizeSelections,
     NormalizeTransposes,
+    SimplifyTransposes,
 )
 from systol_compiler.graph.simplify import (
     FoldConstants,
@@ -71,6 +77,7 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     StateAttributes(),
     NormalizeReshapes(),
     NormalizeSelections(),
+    WriteEinsumAsMatMul(),
     NormalizeReductions(),
     NormalizeArithmetic(),
     # Formulas are compared in canonical arithmetic, before its factors go into products.
@@ -81,19 +88,25 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     RemoveDeadNodes(),
     # Bounds of transposed data need no more than one form; then everything elementwise is known.
     NormalizeClip(),
+    AddAttentionMasks(),
     NormalizeTransposes(),
+    SimplifyTransposes(),
     SinkTransposes(),
     RemoveDeadNodes(),
     NormalizeTransposes(),
     LiftTransposes(),
     RemoveDeadNodes(),
     NormalizeTransposes(),
+    # Means over the axes of an image may only now be such.
+    NormalizeReductions(),
     NormalizeReshapes(),
     NormalizeProducts(),
+    HoistFactors(),
     AbsorbTransposes(),
     FoldConstants(),
     NormalizeWindows(),
     MergePads(),
+    RecognizeLocalResponse(),
     RemoveDeadNodes(),
     RemoveNoOps(),
     # Needs the canonical products; gives the single biases that clips can then follow directly.

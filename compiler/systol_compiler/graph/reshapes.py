@@ -1,12 +1,12 @@
 """Passes over operators that only name axes anew, move them, or pick parts along them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from systol_compiler.graph.editor import GraphEditor
+from systol_compiler.graph.editor import GraphEditor, joined_sources, merged_sources
 from systol_compiler.graph.float_graph import Graph, Node
 
 RESHAPES: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -31,7 +31,7 @@ class NormalizeReshapes:
                 editor.append(node)
                 continue
             source, sources = chains.get(node.inputs[0], (node.inputs[0], ()))
-            sources = (*sources, *node.sources)
+            sources = joined_sources(sources, node.sources)
             before, after = graph.types[source].shape, graph.types[node.outputs[0]].shape
             # A reshape of a reshape sees the first one's input, whatever came between.
             chains[node.outputs[0]] = (source, sources)
@@ -78,7 +78,7 @@ class NormalizeTransposes:
                 node.inputs[0], (editor.resolve(node.inputs[0]), list(range(len(perm))), ())
             )
             perm = [before[axis] for axis in perm]
-            sources = (*sources, *node.sources)
+            sources = joined_sources(sources, node.sources)
             chains[node.outputs[0]] = (source, perm, sources)
             if perm == sorted(perm):
                 editor.rename(node.outputs[0], source)
@@ -88,6 +88,56 @@ class NormalizeTransposes:
                 made[source, tuple(perm)] = node.outputs[0]
                 editor.append(node, inputs=(source,), attributes={"perm": perm}, sources=sources)
         return editor.freeze()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimplifyTransposes:
+    """Write Reshape, Transpose, Reshape that only take axes together meanwhile as one Transpose."""
+
+    name: str = "simplify-transposes"
+
+    def run(self, graph: Graph) -> Graph:
+        editor = GraphEditor(graph)
+        for node in graph.nodes:
+            turn = graph.producers.get(node.inputs[0]) if node.op == "Reshape" else None
+            first = graph.producers.get(turn.inputs[0]) if turn is not None else None
+            perm = None
+            if turn is not None and first is not None and turn.op == "Transpose":
+                perm = _spread_order(node, turn, first, graph)
+            if perm is None or turn is None or first is None:
+                editor.append(node)
+                continue
+            editor.append(
+                node,
+                op="Transpose",
+                inputs=first.inputs[:1],
+                attributes={"perm": perm},
+                sources=merged_sources(first, turn, node),
+            )
+        return editor.freeze()
+
+
+def _spread_order(node: Node, turn: Node, first: Node, graph: Graph) -> list[int] | None:
+    """The order of the axes before `first` that gives what `node` does; None if none does."""
+    if first.op not in ("Reshape", "Flatten"):
+        return None
+    before, inner = (graph.types[name].shape for name in (first.inputs[0], first.outputs[0]))
+    if 1 in inner:
+        return None  # an axis of size 1 belongs to no group for certain
+    groups: list[list[int]] = []
+    axis = 0
+    for size in inner:
+        group: list[int] = []
+        while axis < len(before) and prod(before[i] for i in group) < size:
+            group.append(axis)
+            axis += 1
+        if prod(before[i] for i in group) != size:
+            return None
+        groups.append(group)
+    groups[-1].extend(range(axis, len(before)))
+    perm = [axis for group in turn.attributes["perm"] for axis in groups[group]]
+    fits = tuple(before[axis] for axis in perm) == graph.types[node.outputs[0]].shape
+    return perm if fits and len(perm) == len(before) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +154,19 @@ class NormalizeSelections:
     name: str = "normalize-selections"
 
     def run(self, graph: Graph) -> Graph:
-        editor = GraphEditor(graph)
+        editor, picks = GraphEditor(graph), _Picks()
         for node in graph.nodes:
             rule = _SELECTIONS.get(node.op)
-            if rule is None or not rule(node, graph, editor):
+            if rule is None or not rule(node, graph, editor, picks):
                 editor.append(node)
         return editor.freeze()
 
 
-def _slice(node: Node, graph: Graph, editor: GraphEditor) -> bool:
+_Picks: TypeAlias = dict[str, tuple[str, tuple[str, ...], list[range]]]
+"""For the result of each Slice: what it picks from, for whom, and what along each axis."""
+
+
+def _slice(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool:
     parts = [graph.constants.get(name) for name in node.inputs[1:]]
     if any(value is None for value in parts):
         return False
@@ -123,19 +177,25 @@ def _slice(node: Node, graph: Graph, editor: GraphEditor) -> bool:
     ranges = [range(size) for size in shape]
     for start, end, axis, step in zip(known[0], known[1], axes, steps, strict=True):
         ranges[axis] = range(shape[axis])[slice(start, end, step)]
-    _append_slice(node, node.inputs[0], shape, ranges, editor, node.outputs[0])
+    _append_slice(node, node.inputs[0], ranges, editor, picks, node.outputs[0])
     return True
 
 
 def _append_slice(
     node: Node,
     source: str,
-    shape: tuple[int, ...],
     ranges: list[range],
     editor: GraphEditor,
+    picks: _Picks,
     output: str | None = None,
 ) -> str:
-    """A Slice that picks `ranges` along each axis."""
+    """A Slice that picks `ranges` along each axis; of a Slice, one of what that picks from."""
+    sources = node.sources
+    if source in picks:
+        source, before, outer = picks[source]
+        sources = joined_sources(before, sources)
+        ranges = [_picked_from(first, then) for first, then in zip(outer, ranges, strict=True)]
+    shape = editor.types[source].shape
     starts, ends, steps = [], [], []
     for size, picked in zip(shape, ranges, strict=True):
         end = picked.start + len(picked) * picked.step
@@ -153,20 +213,31 @@ def _append_slice(
     ]
     result = tuple(len(picked) for picked in ranges)
     if output is not None:
-        editor.append(node, op="Slice", inputs=(source, *names), outputs=(output,), attributes={})
-        return output
-    return editor.insert(node, "Slice", (source, *names), result)
+        inputs = (source, *names)
+        editor.append(
+            node, op="Slice", inputs=inputs, outputs=(output,), attributes={}, sources=sources
+        )
+    else:
+        output = editor.insert(node, "Slice", (source, *names), result, sources=sources)
+    picks[output] = (source, sources, ranges)
+    return output
 
 
-def _gather(node: Node, graph: Graph, editor: GraphEditor) -> bool:
-    indices = graph.constants.get(node.inputs[1])
-    if indices is None or node.inputs[0] in graph.constants:
+def _picked_from(first: range, then: range) -> range:
+    """What `then` picks from the elements that `first` picks."""
+    start, step = first.start + then.start * first.step, first.step * then.step
+    return range(start, start + step * len(then), step)
+
+
+def _gather(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool:
+    indices = editor.constants.get(node.inputs[1])
+    if indices is None or node.inputs[0] in editor.constants:
         return False
-    shape = graph.types[node.inputs[0]].shape
+    shape = editor.types[node.inputs[0]].shape
     axis = node.attributes.get("axis", 0) % len(shape)
     flat = indices.reshape(-1) % shape[axis]
     after = (*shape[:axis], flat.size, *shape[axis + 1 :])
-    final = graph.types[node.outputs[0]].shape
+    final = editor.types[node.outputs[0]].shape
     if after == final and list(indices.shape) == [flat.size]:
         output: str | None = node.outputs[0]
     else:
@@ -176,7 +247,7 @@ def _gather(node: Node, graph: Graph, editor: GraphEditor) -> bool:
         step = int(steps[0]) if steps.size else 1
         ranges = [range(size) for size in shape]
         ranges[axis] = range(int(flat[0]), int(flat[0]) + step * flat.size, step)
-        picked = _append_slice(node, node.inputs[0], shape, ranges, editor, output)
+        picked = _append_slice(node, node.inputs[0], ranges, editor, picks, output)
     else:
         name = editor.constant(f"{node.name}.indices", flat.astype(np.int64))
         if output is not None:
@@ -191,7 +262,7 @@ def _gather(node: Node, graph: Graph, editor: GraphEditor) -> bool:
     return True
 
 
-def _pad(node: Node, graph: Graph, editor: GraphEditor) -> bool:
+def _pad(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool:
     pads = graph.constants.get(node.inputs[1])
     value = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else np.float32(0)
     mode = node.attributes.get("mode", "constant")
@@ -208,9 +279,8 @@ def _pad(node: Node, graph: Graph, editor: GraphEditor) -> bool:
         if any(len(picked) < 1 for picked in ranges):
             return False
         whole = not (pads > 0).any()
-        source = _append_slice(
-            node, source, shape, ranges, editor, node.outputs[0] if whole else None
-        )
+        result = node.outputs[0] if whole else None
+        source = _append_slice(node, source, ranges, editor, picks, result)
         if whole:
             return True
         pads = np.maximum(pads, 0)
@@ -223,10 +293,26 @@ def _pad(node: Node, graph: Graph, editor: GraphEditor) -> bool:
     return True
 
 
-def _expand(node: Node, graph: Graph, editor: GraphEditor) -> bool:
+def _expand(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool:
     shape = np.array(graph.types[node.outputs[0]].shape, dtype=np.int64)
     editor.append(node, inputs=(node.inputs[0], editor.constant(f"{node.name}.shape", shape)))
     return True
 
 
-_SELECTIONS: Final = {"Slice": _slice, "Gather": _gather, "Pad": _pad, "Expand": _expand}
+def _gather_nd(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool:
+    """Constant indices of the first axis alone: a Gather."""
+    indices = graph.constants.get(node.inputs[1])
+    if indices is None or indices.shape[-1:] != (1,) or node.attributes.get("batch_dims", 0):
+        return False
+    name = editor.constant(f"{node.name}.first", indices.reshape(indices.shape[:-1]))
+    gather = replace(node, op="Gather", inputs=(node.inputs[0], name), attributes={"axis": 0})
+    return _gather(gather, graph, editor, picks)
+
+
+_SELECTIONS: Final = {
+    "Slice": _slice,
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Pad": _pad,
+    "Expand": _expand,
+}

@@ -39,7 +39,7 @@ class RemoveNoOps:
 
     Identity, Dropout at inference, casts to the same type, reshapes and expansions to the same
     shape, transposes that keep the order, whole slices, pads of nothing, sums and concatenations
-    of one, and products with one.
+    of one, products with one, and choices by a mask of one value.
     """
 
     name: str = "remove-no-ops"
@@ -67,6 +67,8 @@ def _kept_input(node: Node, graph: Graph, read: set[str]) -> str | None:
     same = graph.types[node.inputs[0]] == graph.types[node.outputs[0]]
     if node.op in ("Add", "Mul", "Div", "Sub", "Pow") and len(node.inputs) == 2:
         return _neutral(node, graph)
+    if node.op == "Where":
+        return _chosen(node, graph)
     if not same:
         return None
     if node.op in _KEEP_ORDER:
@@ -115,6 +117,15 @@ def _neutral(node: Node, graph: Graph) -> str | None:
         ):
             return other
     return None
+
+
+def _chosen(node: Node, graph: Graph) -> str | None:
+    """The operand that a Where with a mask of one value always takes."""
+    mask = graph.constants.get(node.inputs[0])
+    if mask is None or not mask.size or (mask != mask.reshape(-1)[0]).any():
+        return None
+    name = node.inputs[1] if mask.reshape(-1)[0] else node.inputs[2]
+    return name if graph.types[name] == graph.types[node.outputs[0]] else None
 
 
 @dataclass(frozen=True, kw_only=True)

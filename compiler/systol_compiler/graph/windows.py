@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from systol_compiler.graph.clips import clip_bounds
-from systol_compiler.graph.editor import GraphEditor
+from systol_compiler.graph.editor import GraphEditor, merged_sources
 from systol_compiler.graph.float_graph import Graph, Node
 
 WINDOWS: Final = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
@@ -203,7 +203,7 @@ class MergePads:
                 node,
                 inputs=(pad.inputs[0], *node.inputs[1:]),
                 attributes=merged,
-                sources=(*pad.sources, *node.sources),
+                sources=merged_sources(pad, node),
             )
         return editor.freeze()
 
