@@ -319,6 +319,9 @@ class Exporter:
         results = _session(model).run([self.values[n] for n in outputs], given)
         return dict(zip(outputs, results, strict=True))
 
+    def tensor(self, name: str) -> QTensor:
+        return self.graph.tensors[name]
+
     def real(self, tensor: str) -> str:
         if tensor not in self.values:
             numbers = self.graph.tensors[tensor]
@@ -332,7 +335,7 @@ class Exporter:
 
     def constant(self, values: Array) -> str:
         name = f"c{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.initializers.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
     def node(

@@ -24,14 +24,19 @@ from systol_compiler.nests.operand import Loop, Operand, common_loops
 from systol_compiler.nests.rows import rows
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import MULTIPLIER_MIN, Array, bounds
+from systol_hw.arch import PARAMETER_BYTES
 
 if TYPE_CHECKING:
     from systol_compiler.nests.builder import NestBuilder
 
 _ONE_SHIFT = 16
 """`MULTIPLIER_MIN / 2**16` is 1."""
-_MATRIX_CYCLES = 400
-"""What a product takes beside its rows: weights and parameters on their way, the pipeline."""
+_MATRIX_CYCLES = 300
+"""What a copy by products takes beside its rows: the first weights on their way, the pipeline."""
+_NEST_CYCLES = 100
+"""What each of its nests takes beside its rows and weights."""
+_ROW_CYCLES = 20
+"""What an instruction of the vector unit takes beside its rows."""
 _WIDEST_SELECTION = 4096
 """Bytes of a row that a selection takes at most."""
 _MOST_NESTS = 64
@@ -66,6 +71,23 @@ def product_copy(
     """What adds nests of the matrix unit that copy `source` to `out`; None where the vector unit
     is at least as fast."""
     return min(_ways(builder, out, source), key=lambda way: way[0])[1]
+
+
+def product_take(
+    builder: "NestBuilder", out: View, source: View, axis: int, indices: Sequence[int],
+    pieces: Sequence[tuple[View, View]],
+) -> "Callable[[Clip], None] | None":
+    """What adds nests of the matrix unit that copy elements `indices` of `source` along `axis` to
+    `out`; None where copies of `pieces` (of the result and of the source) are at least as fast."""
+    if out.strides[axis] != 1 or source.strides[axis] == 0:
+        return None
+    loops = common_loops([view.slice(axis, 0, 1) for view in (out, source)])
+    offsets = np.asarray(indices, np.int64) * source.strides[axis]
+    plan = _Selection.of(builder, out, source, loops, offsets)
+    cycles = sum(copy_cycles(builder, *piece) + _ROW_CYCLES for piece in pieces)
+    if plan is None or plan.cycles + _MATRIX_CYCLES >= cycles:
+        return None
+    return plan.emit
 
 
 def _ways(
@@ -137,20 +159,29 @@ class _Selection:
 
     @classmethod
     def plan(cls, builder: "NestBuilder", out: View, source: View) -> "_Selection | None":
-        arch = builder.arch
         loops = common_loops([out, source])
         if not loops or loops[-1][1][0] != 1:
             return None
         # The row: loops that are one run of the result's bytes, wherever the source has them.
+        best: _Selection | None = None
         offsets = np.zeros(1, np.int64)
         while loops and loops[-1][1][0] == offsets.size:
-            size, (_, stride) = loops[-1]
+            size, (_, stride) = loops.pop()
             if offsets.size * size > _WIDEST_SELECTION:
                 break
             offsets = (np.arange(size)[:, None] * stride + offsets).reshape(-1)
-            loops.pop()
-        if offsets.size == 1:
-            return None
+            found = cls.of(builder, out, source, loops, offsets)
+            if found is not None and (best is None or found.cycles < best.cycles):
+                best = found
+        return best
+
+    @classmethod
+    def of(
+        cls, builder: "NestBuilder", out: View, source: View, loops: Sequence[Loop],
+        offsets: Array,
+    ) -> "_Selection | None":
+        """Rows of the bytes `offsets` of the source, in all turns of `loops`."""
+        arch = builder.arch
         placed = _lines_and_positions(loops)
         tiles = _merged(_tiles(offsets, arch.columns))
         if placed is None or len(tiles) > _MOST_NESTS:
@@ -159,9 +190,11 @@ class _Selection:
         turns = sum(
             tile.count * max(-(-tile.span // arch.rows) * source.planes, slots) for tile in tiles
         )
+        weights = sum(tile.width * (tile.span + PARAMETER_BYTES) for tile in tiles)
         return cls(
             builder=builder, out=out, source=source, loops=tuple(placed), tiles=tuple(tiles),
-            cycles=turns * prod(size for size, _ in loops),
+            cycles=turns * prod(size for size, _ in loops) + _NEST_CYCLES * len(tiles)
+            + int(weights / arch.weight_port.bytes_per_cycle),
         )
 
     def emit(self, clip: Clip) -> None:

@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from systol_compiler.numbers.limits import Array
+from systol_compiler.numbers.tensor import QTensor
 
 
 class QdqExporter(Protocol):
     """Collects an ONNX graph of float operators between QuantizeLinear and DequantizeLinear."""
+
+    def tensor(self, name: str) -> QTensor:
+        """The description of a quantized tensor."""
+        ...
 
     def real(self, tensor: str) -> str:
         """The float32 value that holds the quantized tensor `tensor` (or constant), dequantized."""
