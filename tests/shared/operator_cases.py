@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from node_cases import Exporter
 from quantized_cases import ARCHS, check, graph_of
 from systol_compiler.graph.float_graph import (
     Graph,
@@ -142,11 +143,13 @@ def run_operator(
     width: int = 8,
     output: Numbers | None = None,
     archs: Sequence[Arch] = ARCHS,
+    export: float | None = None,
 ) -> Result:
     """Build one node's layers with ranges of `inputs` (and of the float result), check them against
     their nests on `archs`, and compare them with ONNX Runtime on the quantized inputs.
 
-    `width` is that of the inputs; `output` overrides the result's numbers.
+    `width` is that of the inputs; `output` overrides the result's numbers. The exported model may
+    differ by `export` steps of the result.
     """
     constants = dict(constants or {})
     operands = list(operands or [*inputs, *constants])
@@ -186,6 +189,11 @@ def run_operator(
     }
     codes = check(quantized, given, archs)
     tensor = builder.tensors["y"]
+    if export is not None:
+        given = {builder.tensors[name].name: value for name, value in rounded.items()}
+        exported = Exporter(quantized).run(given)["y"]
+        off = np.abs(exported - real_of(tensor, codes["y"])).max() / tensor.scale
+        assert off <= export, f"the exported {op} is off by {off:.3f} steps"
     return Result(
         wanted=run_float(node, types, constants, rounded), got=real_of(tensor, codes["y"]),
         output=tensor, graph=quantized, codes=codes,

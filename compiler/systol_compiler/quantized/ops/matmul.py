@@ -20,8 +20,8 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Layer, Order, Tensors
-from systol_compiler.quantized.operator import FLOAT32, NO_WISH, Operator, Wish
-from systol_compiler.quantized.ops.linear import CONSTANT_MATRICES, SHORT_ROWS, build_matmul
+from systol_compiler.quantized.operator import FLOAT32, NO_WISH, Operator, Rule, Wish
+from systol_compiler.quantized.ops import linear
 from systol_compiler.quantized.ops.rescale import add_rescale
 from systol_hw.errors import InputError, UnsupportedModelError
 
@@ -43,6 +43,8 @@ class MatMulLayer(Layer):
         int32 for each element of the last axis, in units of `bias_scale`; or None.
     bias_scale
         scale_a * scale_b.
+    fixed
+        Whether a is a constant of the graph.
     """
 
     kind: ClassVar[str] = "matmul"
@@ -53,6 +55,7 @@ class MatMulLayer(Layer):
     hi: int
     bias: Array | None = None
     bias_scale: float = 1.0
+    fixed: bool = False
 
     def verify(self, tensors: Tensors) -> None:
         a, b, out = (tensors[name] for name in (*self.inputs, *self.outputs))
@@ -198,9 +201,9 @@ class MatMulLayer(Layer):
 
     def batched(self, tensors: Tensors) -> bool:
         a, b, out = (tensors[name].shape for name in (*self.inputs, *self.outputs))
-        return (
-            len(a) == len(b) == len(out) > 2 and a[0] == b[0] == out[0] and super().batched(tensors)
-        )
+        own = [b] if self.fixed else [a, b]
+        alone = not self.fixed or len(a) < len(out) or a[0] == 1
+        return alone and all(len(x) == len(out) > 2 and x[0] == out[0] for x in own)
 
     def details(self) -> str:
         return f"multiplier={self.multiplier} shift={self.shift} clip={self.lo}..{self.hi}"
@@ -229,7 +232,7 @@ def add_matmul(
         MatMulLayer(
             name=name, inputs=(a.name, b.name), outputs=(out.name,),
             source_nodes=builder.current.sources, multiplier=multiplier, shift=shift, lo=lo, hi=hi,
-            bias=codes, bias_scale=float(scale),
+            bias=codes, bias_scale=float(scale), fixed=a.name in builder.constants,
         )
     )
 
@@ -310,22 +313,46 @@ def _rows(view: View, planes: tuple[int, ...], lines: int, pitch: int, width: in
     )
 
 
-def _constant_operand(node: Node, graph: Graph) -> bool:
-    return any(name in graph.constants for name in node.inputs)
+def _constant(node: Node, graph: Graph) -> int | None:
+    """Which operand is constant, if one is."""
+    return next((i for i, name in enumerate(node.inputs) if name in graph.constants), None)
+
+
+def operands(node: Node, graph: Graph) -> str | None:
+    """a constant operand must have two or more dimensions, as the other one, and finite values; and
+    not both can be constant"""
+    place = _constant(node, graph)
+    if place is None:
+        return None
+    if all(name in graph.constants for name in node.inputs):
+        return "both are constant"
+    for name in node.inputs:
+        if len(graph.types[name].shape) < 2:
+            return f"{name!r} of shape {graph.types[name].shape}"
+    name = node.inputs[place]
+    finite = bool(np.isfinite(graph.constants[name]).all())
+    return None if finite else f"{name!r} is not finite"
 
 
 def _wish(node: Node, graph: Graph) -> Wish:
-    """Zero points of 0 for two computed operands."""
-    if _constant_operand(node, graph):
+    """Zero points of 0 for operands that meet as activations and weights."""
+    if _constant(node, graph) == 1:
         return NO_WISH
-    return Wish(symmetric=tuple(dict.fromkeys(node.inputs)))
+    return Wish(symmetric=tuple(
+        dict.fromkeys(name for name in node.inputs if name not in graph.constants)
+    ))
 
 
 def _build(node: Node, builder: LayerBuilder) -> None:
-    if _constant_operand(node, builder.graph):
-        build_matmul(node, builder)
+    place = _constant(node, builder.graph)
+    if place == 1:
+        linear.build_matmul(node, builder)
         return
-    a, b = (builder.tensor(name) for name in node.inputs)
+    a, b = (
+        builder.constant(name, builder.graph.constants[name], symmetric=True)
+        if name in builder.graph.constants else builder.tensor(name)
+        for name in node.inputs
+    )
     out = builder.output()
     bias = builder.current.bias
     add_matmul(
@@ -336,7 +363,11 @@ def _build(node: Node, builder: LayerBuilder) -> None:
 
 OPERATORS = (
     Operator(
-        names=("MatMul",), build=_build, rules=(FLOAT32, CONSTANT_MATRICES, SHORT_ROWS),
-        wish=_wish, clips=True, biases=True,
+        names=("MatMul",), build=_build, wish=_wish, clips=True, biases=True,
+        rules=(
+            FLOAT32,
+            Rule(check=operands, remedy="reshape the operand to a matrix, or clean the constant"),
+            linear.SHORT_ROWS,
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceSumSquare, ReduceL1 and ReduceL2 over any axes.
+"""ReduceSum, -Mean, -Max, -Min, -SumSquare, -L1 and -L2 over any axes.
 
 Sums run on the matrix unit and are exact (`row_reduce`); squares have 16 bits, those of 8-bit codes
 by table.

@@ -153,3 +153,21 @@ def test_operator() -> None:
 
 def test_exports() -> None:
     Case(op="MatMul", inputs=[(2, 3, 4), (2, 4, 5)]).check(0.6, ARCHS[:1])
+
+
+def test_with_a_constant_operand_on_either_side() -> None:
+    weights = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+    behind = Case(op="MatMul", inputs=[(2, 3, 6), weights]).check(20, ARCHS[:1])
+    assert behind.kinds == ["linear"]
+    before = Case(op="MatMul", inputs=[weights, (2, 4, 3)]).check(20, ARCHS[:1])
+    assert before.kinds == ["matmul"] and before.layers[0].batched(before.graph.tensors)
+    wider = np.stack([weights, weights])
+    alike = Case(op="MatMul", inputs=[wider, (2, 4, 3)]).check(20, ARCHS[:1])
+    assert not alike.layers[0].batched(alike.graph.tensors)
+
+
+def test_refuses_constants_that_no_product_can_have() -> None:
+    assert "2 dimensions" in Case(op="MatMul", inputs=[(3,), np.ones((3, 2), np.float32)]).refusal(
+    ).replace("two or more", "2")
+    infinite = np.full((3, 2), np.inf, np.float32)
+    assert "not finite" in Case(op="MatMul", inputs=[(2, 3), infinite]).refusal()

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from node_cases import Case
 from operator_cases import run_operator
-
 from systol_compiler.quantized.operator import registry
 from systol_compiler.quantized.ops.reduce import constant_axes
 from systol_compiler.quantized.ops.row_reduce import RowSum
@@ -18,9 +18,9 @@ SUMS = ("ReduceSum", "ReduceMean")
 
 
 def case(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None = None, **more: Any) -> Case:
-    inputs = [shape] if axes is None else [shape, np.array(axes)]
+    rest = () if axes is None else (np.array(axes),)
     widths = more.pop("widths", 8)
-    return Case(op=op, inputs=inputs, attributes=more, widths=widths)
+    return Case(op=op, inputs=(shape, *rest), attributes=more, widths=widths)
 
 
 @pytest.mark.parametrize(
