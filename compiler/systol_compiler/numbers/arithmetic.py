@@ -95,13 +95,23 @@ def normalize_multiplier(real: float | Fraction, place: str) -> tuple[int, int]:
     return multiplier, shift
 
 
+def saturating_multiplier(real: Fraction) -> tuple[int, int]:
+    """`normalize_multiplier` of a positive factor of any size.
+
+    From 2**17 - 1/2 on, where no pair is near, the greatest pair serves: any number but 0 then
+    saturates, as it does with the true factor.
+    """
+    if real >= _FACTOR_LIMIT:
+        return MULTIPLIER_MAX, 0
+    return normalize_multiplier(real, "a factor")
+
+
 def normalize_multipliers(
     input_scale: float, weight_scales: Float32Array, output_scale: float
 ) -> tuple[Int32Array, Int32Array]:
-    """`normalize_multiplier(input_scale * w / output_scale)` for every w, exactly: int32 [O] each.
+    """`saturating_multiplier(input_scale * w / output_scale)` for every w: int32 [O] each.
 
-    All scales are positive numbers of binary32. From 2**17 - 1/2 on, where no pair is near, the
-    greatest pair serves: any accumulator but 0 then saturates, as it does with the true factor.
+    All scales are positive numbers of binary32; the result is exact.
     """
     mantissas, exponents = np.frexp(np.asarray(weight_scales, np.float64))
     (x, x_power), (y, y_power) = np.frexp(input_scale), np.frexp(output_scale)

@@ -1,0 +1,161 @@
+"""Windows of any size over views, as nests that the instruction's fields can hold."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from systol_compiler.nests.builder import NestBuilder, natural
+from systol_compiler.nests.operand import image_operand
+from systol_compiler.nests.vector import Operation
+from systol_compiler.nests.view import View
+from systol_compiler.nests.window import Window2D
+from systol_compiler.numbers.windows import taps_inside
+
+MOST_TAPS = 255
+_STRIDES = 64
+_DILATIONS = 16
+_PADS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Windows along one axis.
+
+    Attributes
+    ----------
+    size, outputs
+        Of the input and of the result.
+    kernel, stride, dilation
+        Of the windows, in elements.
+    pad
+        Elements before the input at which the first window begins.
+    """
+
+    size: int
+    outputs: int
+    kernel: int
+    stride: int
+    dilation: int
+    pad: int
+
+    @property
+    def inside(self) -> list[tuple[int, int]]:
+        """Range of the taps inside, by window."""
+        return taps_inside(
+            self.size, self.outputs, self.kernel, self.stride, self.dilation, self.pad
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether no window reaches over an edge."""
+        return all(taps == (0, self.kernel) for taps in self.inside)
+
+    @property
+    def empty(self) -> bool:
+        """Whether some window has no tap inside."""
+        return any(first == last for first, last in self.inside)
+
+    @property
+    def fits(self) -> bool:
+        """Whether an instruction can step over all windows."""
+        stride = 1 if self.outputs == 1 else self.stride
+        dilation = 1 if self.kernel == 1 else self.dilation
+        return stride < _STRIDES and dilation < _DILATIONS and self.pad < _PADS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Windows side by side along one axis.
+
+    Attributes
+    ----------
+    first, count
+        Outputs `first .. first + count - 1`.
+    origin, step, size
+        Input elements that they see: `size` ones from `origin` on, `step` apart.
+    kernel, stride, dilation, pad
+        Of the windows, in these elements.
+    taps
+        Taps inside each; 0 where that differs, or where none is.
+    """
+
+    first: int
+    count: int
+    origin: int
+    step: int = 1
+    size: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    pad: int = 0
+    taps: int
+
+
+def pieces(span: Span, *, even: bool) -> Iterator[Piece]:
+    """The windows of a span in as few pieces as can be; `even`: with equally many taps inside."""
+    if span.fits and (not even or span.whole):
+        yield Piece(
+            first=0, count=span.outputs, origin=0, size=span.size, kernel=span.kernel,
+            stride=1 if span.outputs == 1 else span.stride,
+            dilation=1 if span.kernel == 1 else span.dilation,
+            pad=span.pad, taps=span.kernel if span.whole else 0,
+        )
+        return
+    inside, first = span.inside, 0
+    while first < span.outputs:
+        low, high = inside[first]
+        if low == high:
+            # One tap, and that before the input.
+            yield Piece(first=first, count=1, origin=0, size=1, kernel=1, pad=1, taps=0)
+            first += 1
+            continue
+        taps, coarse = high - low, high - low > 1 and span.dilation >= _DILATIONS
+        count = 1
+        while (
+            not coarse and span.stride < _STRIDES and first + count < span.outputs
+            and inside[first + count] == (low, high)
+        ):
+            count += 1
+        stride = span.stride if count > 1 else 1
+        dilation = span.dilation if taps > 1 and not coarse else 1
+        yield Piece(
+            first=first, count=count,
+            origin=first * span.stride - span.pad + low * span.dilation,
+            step=span.dilation if coarse else 1,
+            size=(count - 1) * stride + (taps - 1) * dilation + 1,
+            kernel=taps, stride=stride, dilation=dilation, taps=taps,
+        )
+        first += count
+
+
+def pool(
+    builder: NestBuilder,
+    out: View,
+    source: View,
+    spans: tuple[Span, Span],
+    operation: Callable[[int], Operation],
+    *,
+    even: bool,
+    zero_point: int = 0,
+    lo: int,
+    hi: int,
+) -> None:
+    """Nests of windows over [N, H, W, C] views.
+
+    `operation` gives what is done where so many taps lie inside (0: where that differs, or where
+    none does). `even` asks for pieces in which it is the same number.
+    """
+    if image_operand(source) is None:
+        source = builder.packed(source, natural(4))
+    for rows in pieces(spans[0], even=even):
+        for columns in pieces(spans[1], even=even):
+            target = out.slice(1, rows.first, rows.count).slice(2, columns.first, columns.count)
+            taken = source.slice(1, rows.origin, rows.size, rows.step)
+            taken = taken.slice(2, columns.origin, columns.size, columns.step)
+            builder.windowed(
+                operation(rows.taps * columns.taps), target, taken,
+                Window2D(
+                    kernel=(rows.kernel, columns.kernel), strides=(rows.stride, columns.stride),
+                    dilations=(rows.dilation, columns.dilation), pads=(rows.pad, columns.pad),
+                ),
+                zero_point=zero_point, lo=lo, hi=hi,
+            )
