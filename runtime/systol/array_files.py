@@ -171,7 +171,7 @@ def _read_archive(
             name = name if name in wanted else known.get(name, name)
             if name not in wanted:
                 raise InputError(
-                    f"{path} holds an array {shown(name)}; what is asked for is "
+                    f"{path}: there is no input {shown(name)}; what is asked for is "
                     f"{', '.join(map(shown, wanted)) or 'none'}"
                 )
         if name in members:
