@@ -176,9 +176,7 @@ def _opsets(model: onnx.ModelProto) -> dict[str, int]:
     return found
 
 
-def _open_batches(
-    graph: onnx.GraphProto, constant: set[str], batch: int | None
-) -> dict[str, int]:
+def _open_batches(graph: onnx.GraphProto, constant: set[str], batch: int | None) -> dict[str, int]:
     """Bindings for the open first dimensions of the graph's inputs."""
     bound: dict[str, int] = {}
     for value in graph.input:

@@ -13,6 +13,7 @@ from systol_compiler.graph.editor import GraphEditor, exclusive_consumers, merge
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.graph.layout import (
     MANY,
+    REORDERED,
     UNARY,
     before_transpose,
     fits,
@@ -116,7 +117,7 @@ class SinkTransposes:
 
 @dataclass(frozen=True, kw_only=True)
 class LiftTransposes:
-    """Move transposes up to the model's input, above what is done to each element of it.
+    """Move transposes up to the model's input, above pads and what is done to each element of it.
 
     Then the first convolution stands directly behind the normalization of its input.
     """
@@ -147,16 +148,16 @@ class LiftTransposes:
 
 
 def _chain_from_input(transpose: Node, graph: Graph, single: dict[str, Node]) -> list[Node]:
-    """The elementwise nodes between an input of the graph and `transpose`, the first one first."""
+    """The elementwise nodes and pads from an input of the graph to `transpose`, in order."""
     chain: list[Node] = []
     name = transpose.inputs[0]
     while name in single and name in graph.producers:
         node = graph.producers[name]
         variable = [used for used in node.inputs if used and used not in graph.constants]
-        simple = node.op in UNARY or node.op in MANY
-        if not simple or len(variable) != 1:
+        if node.op not in UNARY | MANY | REORDERED or len(variable) != 1:
             return []
-        if graph.types[variable[0]].shape != graph.types[name].shape:
+        same = graph.types[variable[0]].shape == graph.types[name].shape
+        if not same and node.op not in REORDERED:
             return []
         chain.insert(0, node)
         name = variable[0]
@@ -166,7 +167,7 @@ def _chain_from_input(transpose: Node, graph: Graph, single: dict[str, Node]) ->
 def _append_lifted(node: Node, back: list[int], graph: Graph, editor: GraphEditor) -> None:
     """Append `node` for data that is transposed already; `back` undoes that."""
     changed = before_transpose(node, back, graph, editor)
-    assert changed is not None, "elementwise operators work in any order of axes"
+    assert changed is not None, "such operators work in any order of axes"
     inputs, attributes = changed
     perm = inverse(back)
     for position, name in enumerate(inputs):
