@@ -198,7 +198,8 @@ def _corrected(layer: Layer, output: str, added: Float64Array, tensors: Tensors)
     if not isinstance(layer, Product) or output not in layer.outputs:
         return layer
     step = np.float64(tensors[layer.inputs[0]].scale) * layer.scales.astype(np.float64)
-    bias = layer.bias.astype(np.float64) + np.rint(added / step)
+    # Where a layer has several matrices, all have the same correction.
+    bias = layer.bias.astype(np.float64) + np.rint(np.resize(added, step.shape) / step)
     if np.abs(bias).max() >= ACCUMULATOR_LIMIT:
         return layer
     changed = replace(layer, bias=bias.astype(np.int32))
