@@ -15,7 +15,7 @@ from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Binary, Function
 from systol_compiler.numbers.arithmetic import round_shift, saturate
-from systol_compiler.numbers.limits import INT16_LIMIT, SHIFT_MAX, Array
+from systol_compiler.numbers.limits import INT16_LIMIT, MULTIPLIER_MAX, SHIFT_MAX, Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -25,9 +25,8 @@ from systol_compiler.quantized.ops.channel_scale import add_channel_scale
 from systol_compiler.quantized.ops.expression import expression_of, scalar
 from systol_compiler.quantized.ops.rescale import add_rescale, multiplier_of
 from systol_compiler.quantized.ops.table import add_table
-from systol_hw.errors import InputError, UnsupportedModelError
+from systol_hw.errors import InputError
 
-_LARGEST_MULTIPLIER = (1 << 17) - 1
 _CONSTANT_BITS = 5
 """Bits of a step of the result that constants are stated to."""
 _FUNCTIONS = {"Add": Function.ADD, "Mul": Function.MUL, "Min": Function.MIN, "Max": Function.MAX}
@@ -163,10 +162,8 @@ def multipliers_of(
     """Multipliers of the operands' steps in steps of the result, and their shift: the greatest one
     with which both fit 18 bits, so that each is as near as can be.
 
-    Raises
-    ------
-    UnsupportedModelError
-        A step of an operand is 2**17 steps of the result, or more; `place` starts the message.
+    Where a step of an operand is 2**17 steps of the result or more, both are as much smaller as
+    makes the greater one fit: sums that are not 0 saturate all the same.
     """
     if op == "Mul":
         product = Fraction(a.scale) * factors[0] * factors[1]
@@ -177,18 +174,15 @@ def multipliers_of(
         for factor, tensor in zip(factors, (a, b), strict=True)
     ]
     largest = max(map(abs, reals))
-    if round(largest) > _LARGEST_MULTIPLIER:
-        raise UnsupportedModelError(
-            f"{place}: an operand's step must be below 2**17 steps of the result, but is "
-            f"{float(largest):g}; the result's range is too narrow for its operands: override its "
-            "scale"
-        )
+    if largest > MULTIPLIER_MAX:
+        reals = [real * MULTIPLIER_MAX / largest for real in reals]
+        largest = Fraction(MULTIPLIER_MAX)
     shift = 0
     if largest:
         # An estimate from the number's bits that may be one too small or too great.
         bits = largest.numerator.bit_length() - largest.denominator.bit_length()
         shift = min(max(16 - bits + 1, 0), SHIFT_MAX)
-        while shift and round(largest * 2**shift) > _LARGEST_MULTIPLIER:
+        while shift and round(largest * 2**shift) > MULTIPLIER_MAX:
             shift -= 1
     first, second = (round(real * 2**shift) for real in reals)
     return (first, second), shift

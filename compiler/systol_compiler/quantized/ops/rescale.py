@@ -10,7 +10,7 @@ import numpy as np
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Copy, Requantize
 from systol_compiler.numbers.arithmetic import normalize_multiplier, requantize
-from systol_compiler.numbers.limits import INT16_LIMIT, Array
+from systol_compiler.numbers.limits import INT16_LIMIT, MULTIPLIER_MAX, Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -102,11 +102,18 @@ def numbers(tensor: QTensor) -> tuple[float, int, int]:
 def multiplier_of(
     source: QTensor, output: QTensor, factor: float | Fraction, place: str
 ) -> tuple[int, int]:
-    """Multiplier and shift of `factor * source.scale / output.scale`; (0, 0) of a factor of 0."""
+    """Multiplier and shift of `factor * source.scale / output.scale`; (0, 0) of a factor of 0.
+
+    From 2**17 - 1/2 on, the greatest multiplier serves: whatever is not 0 then saturates, as it
+    does with the true one.
+    """
     real = Fraction(factor) * Fraction(source.scale) / Fraction(output.scale)
     if real == 0:
         return 0, 0
-    multiplier, shift = normalize_multiplier(abs(real), place)
+    if round(abs(real)) > MULTIPLIER_MAX:
+        multiplier, shift = MULTIPLIER_MAX, 0
+    else:
+        multiplier, shift = normalize_multiplier(abs(real), place)
     return (multiplier if real > 0 else -multiplier), shift
 
 

@@ -16,7 +16,7 @@ from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Binary, Copy, Function
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.arithmetic import round_shift, saturate
-from systol_compiler.numbers.limits import Array
+from systol_compiler.numbers.limits import MULTIPLIER_MAX, Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -27,7 +27,6 @@ from systol_compiler.quantized.ops.move import Move
 from systol_compiler.quantized.ops.rescale import add_rescale, matched
 from systol_hw.errors import InputError
 
-_LARGEST_MULTIPLIER = (1 << 17) - 1
 _FINER = 64
 """Steps of a 16-bit intermediate to one of an int8 operand: weights that are multiples of a 64th
 are exact, and 255 steps have room."""
@@ -257,9 +256,9 @@ def total_of(source: QTensor, output: QTensor) -> tuple[int, int]:
     fits 18 bits."""
     ratio = Fraction(source.scale) / Fraction(output.scale)
     shift = 40
-    while shift and round(ratio * 2**shift) > _LARGEST_MULTIPLIER:
+    while shift and round(ratio * 2**shift) > MULTIPLIER_MAX:
         shift -= 1
-    return round(ratio * 2**shift), shift
+    return min(round(ratio * 2**shift), MULTIPLIER_MAX), shift
 
 
 # Coordinates
