@@ -167,8 +167,9 @@ _VECTOR = (
     _u("a_width", 1, "operand A in the unified buffer: 0 signed bytes, 1 sixteen bits"),
     _u("width", 2, "output: 0 signed bytes, 1 sixteen bits, 2 raw 32 bits", maximum=1),
     _s("zero_point", 8, "added after rounding; the value that fill writes"),
-    _s("low", 16, "clip: least result", default=-128),
-    _s("high", 16, "clip: greatest result", default=127),
+    _s("low", 16, "clip: least result; outputs of 16 bits want their own", default=-128),
+    _s("high", 16, "clip: greatest result; the default is that of bytes for all widths",
+       default=127),
     _u("a_address", 32, "first element of A: byte address (of the low plane), or accumulator row"),
     _s("a_n_step", 20, "A, from channel group to channel group: bytes or rows"),
     _s("a_y_step", 24, "A, from output row to output row"),
@@ -192,7 +193,7 @@ bytes behind plane 0. sat(q) is q saturated to -128..127, or to -32639..32639 wi
 
 _WINDOW_TAPS = (
     _u("source_ub", 1, "operand A is in the unified buffer, not accumulators"),
-    _u("reduce", 2, "over the window: 0 max, 1 sum, 2 mean", maximum=2),
+    _u("reduce", 2, "over the window: 0 max, 1 sum, 2 mean (requantize alone)", maximum=2),
     _s("a_ky_step", 20, "from tap row to tap row"),
     _s("a_kx_step", 20, "from tap column to tap column"),
     _s("y_start", 8, "input row of the first tap"),
@@ -318,19 +319,24 @@ OPERATIONS: tuple[Operation, ...] = (
         "c): bias int32, multiplier in the low 18 bits of the next three bytes (signed), shift in "
         "the low 6 bits of the last, little-endian. With reduce = 2 (mean) they belong not to the "
         "channel but to the number t of taps inside: parameter_address + 8*(min(max(t, 1), "
-        "parameter_count) - 1), the same for every group.",
+        "parameter_count) - 1), the same for every group. parameter_count is at most `columns`, so "
+        "on an array of fewer columns than a window has taps, the counts from parameter_count on "
+        "share an entry: a window that is never cut short has one count, and 1 entry will do; one "
+        "of 7 x 7 that is cut short at the edges has counts up to 49, and on 16 columns its inner "
+        "and its outer places are separate instructions.",
         *_windowed(),
     ),
     _unit(
         "copy", 0x51, Unit.VECTOR, "Activate (pooling)", _VECTOR_DOC + _WINDOW_DOC +
         "sat(min(max(v, low), high)), with width = 2 all 32 bits of v, is written at out_address + "
-        "n*out_n_step + y*out_y_step + x*out_x_step + c, and nothing is counted. zero_point, "
-        "parameter_address and parameter_count are not used.",
+        "n*out_n_step + y*out_y_step + x*out_x_step + c, and nothing is counted. reduce is 0 (max) "
+        "or 1 (sum). zero_point, parameter_address and parameter_count are not used.",
         *_windowed(width=2, reduce=1),
     ),
     _unit(
         "fill", 0x52, Unit.VECTOR, "none (initialization)", _VECTOR_DOC +
-        "for n, y, x, c: zero_point is written at out_address + n*out_n_step + "
+        "for n, y, x, c: zero_point, sign-extended to 32 bits where the output has them (of 16 "
+        "bits the low plane holds it, the high one 0), is written at out_address + n*out_n_step + "
         "y*out_y_step + x*out_x_step + c. Taps are not read and take one slot for each row: "
         "ky_count = kx_count = 1 and a_width = 0. Other fields are not used.",
         *(dataclasses.replace(field, minimum=1) if field.name in ("ky_count", "kx_count")
