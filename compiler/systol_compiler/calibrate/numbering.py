@@ -77,7 +77,7 @@ def _numbers(
 
 
 def _fixed(group: TensorGroup, seen: Distribution, width: int) -> Numbers | None:
-    """The numbers that operators fix, if they agree and hold all that was seen."""
+    """The numbers that operators fix, if they agree and hold all that was seen (`Wish.fixed`)."""
     if len(group.fixed) != 1:
         return None
     scale, zero_point, own_width = group.fixed[0]
@@ -85,7 +85,8 @@ def _fixed(group: TensorGroup, seen: Distribution, width: int) -> Numbers | None
     least, greatest = spans(wanted)
     # Half a step beyond the last code still rounds to it; a definition may end a step further.
     slack = 1.5 * wanted.scale
-    if seen.least < least - slack or seen.greatest > greatest + slack:
+    beyond = seen.least < least - slack or seen.greatest > greatest + slack
+    if beyond and own_width == 8:
         return None
     if group.symmetric and zero_point:
         return numbers_of((least, greatest), "", symmetric=True)

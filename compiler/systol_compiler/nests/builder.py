@@ -7,7 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.nests.buffer import PLANE_ALIGNMENT, Buffer, Home
-from systol_compiler.nests.movement import Clip, copy_cycles, product_copy, row_cycles
+from systol_compiler.nests.movement import (
+    Clip,
+    copy_cycles,
+    product_by_channel,
+    product_copy,
+    row_cycles,
+)
 from systol_compiler.nests.nest import Nest
 from systol_compiler.nests.operand import Operand, image_operand
 from systol_compiler.nests.rows import (
@@ -17,7 +23,7 @@ from systol_compiler.nests.rows import (
     row_axis,
     uniform,
 )
-from systol_compiler.nests.vector import Copy, Operation, VectorNest
+from systol_compiler.nests.vector import Copy, Operation, Requantize, VectorNest
 from systol_compiler.nests.view import View, packed_strides
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.limits import bounds
@@ -238,6 +244,13 @@ class NestBuilder:
         hi: int,
     ) -> None:
         out = views[0]
+        if isinstance(operation, Requantize) and not contiguous(views[1], axis):
+            turned = product_by_channel(self, out, views[1], axis)
+            if turned is not None:
+                turned(Clip(
+                    lo=lo, hi=hi, parameters=operation.parameters, zero_point=zero_point
+                ))
+                return
         order = [*(k for k in range(len(out.shape)) if k != axis), axis]
         for place, view in enumerate(views[1:], 1):
             if not contiguous(view, axis):

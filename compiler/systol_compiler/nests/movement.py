@@ -45,10 +45,13 @@ _MOST_NESTS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """Bounds of the codes that are copied."""
+    """Bounds of the codes that are copied; where `parameters` names a constant buffer, one set for
+    each byte of a row of the result, they are requantized with it, and moved by `zero_point`."""
 
     lo: int
     hi: int
+    parameters: str = ""
+    zero_point: int = 0
 
 
 def row_cycles(views: Sequence[View], builder: "NestBuilder") -> int:
@@ -71,6 +74,17 @@ def product_copy(
     """What adds nests of the matrix unit that copy `source` to `out`; None where the vector unit
     is at least as fast."""
     return min(_ways(builder, out, source), key=lambda way: way[0])[1]
+
+
+def product_by_channel(
+    builder: "NestBuilder", out: View, source: View, axis: int
+) -> "Callable[[Clip], None] | None":
+    """What adds nests that copy `source` to `out`, whose rows run along `axis`, by a transposition
+    that can requantize by channel on the way; None where none is possible."""
+    plan = _Transposition.plan(builder, out, source)
+    if plan is None or plan.along != (out.shape[axis], (1, source.strides[axis])):
+        return None
+    return plan.emit
 
 
 def product_take(
@@ -115,10 +129,10 @@ def _product(
             source_nodes=builder.sources, output=output, input=source, outputs=output.width,
             size=(output.lines, output.positions), step_bytes=step_bytes, weights=weights,
             tile_outputs=builder.arch.columns, tile_bytes=tile_bytes,
-            parameters=builder.parameters(
+            parameters=clip.parameters or builder.parameters(
                 np.zeros_like(ones), ones, np.full_like(ones, _ONE_SHIFT)
             ),
-            zp_in=0, zp_out=0, lo=clip.lo, hi=clip.hi,
+            zp_in=0, zp_out=clip.zero_point, lo=clip.lo, hi=clip.hi,
         )
     )
 

@@ -47,7 +47,8 @@ class Wish:
     wide
         Tensors that should have 16 bits (and then zero point 0).
     fixed
-        (scale, zero point) by tensor, where the definition bounds the range.
+        (scale, zero point) by tensor, where the definition bounds the range. Of a `wide` tensor
+        what lies beyond may saturate: scores that a mask forbids.
     """
 
     same: tuple[tuple[str, ...], ...] = ()

@@ -1,4 +1,4 @@
-"""The same tensor in another memory order, for layers that work on all channels of a row at once."""
+"""A memory order of its own for a tensor: some layers work on all channels of a row at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
