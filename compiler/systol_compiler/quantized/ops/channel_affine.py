@@ -121,7 +121,7 @@ def add_channel_affine(
     safe = np.where(factors == 0, 1.0, factors)
     bias = np.rint(offsets / (safe * source.scale))
     bias = np.clip(bias, -_MOST_BIAS, _MOST_BIAS).astype(np.int64)
-    multipliers, shifts = multipliers_of(source, output, factors, f"layer {name!r}")
+    multipliers, shifts = multipliers_of(source, output, factors)
     lo, hi = clip or output.bounds
     builder.add(
         ChannelAffine(

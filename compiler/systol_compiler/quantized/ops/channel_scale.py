@@ -8,8 +8,8 @@ import numpy as np
 
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Requantize
-from systol_compiler.numbers.arithmetic import requantize
 from systol_compiler.numbers.limits import Array
+from systol_compiler.numbers.pointwise import rounded, whole
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -52,7 +52,7 @@ class ChannelScale(Layer):
                 f"layer {self.name!r}: factors of shape {self.factors.shape} along axis "
                 f"{self.axis} of {source.shape} cannot give {output.shape}"
             )
-        expected = multipliers_of(source, output, self.factors, f"layer {self.name!r}")
+        expected = multipliers_of(source, output, self.factors)
         if not all(
             np.array_equal(own, right)
             for own, right in zip((self.multipliers, self.shifts), expected, strict=True)
@@ -63,12 +63,15 @@ class ChannelScale(Layer):
 
     def evaluate(self, values: Sequence[Array], tensors: Tensors) -> list[Array]:
         source, output = tensors[self.inputs[0]], tensors[self.outputs[0]]
-        total = np.moveaxis(values[0].astype(np.int64) - source.zero_point, self.axis, -1)
-        result = requantize(
-            total, self.multipliers, self.shifts, output.zero_point, self.lo, self.hi,
-            output.width,
-        )
-        return [np.moveaxis(result, -1, self.axis)]
+        shape = self.factors.shape
+        total = whole(values[0], source.zero_point)
+        total *= self.multipliers.reshape(shape)
+        return [
+            rounded(
+                total, self.shifts.reshape(shape), output.zero_point, self.lo, self.hi,
+                output.width,
+            )
+        ]
 
     def input_orders(
         self, tensors: Tensors, results: Sequence[Order | None]
@@ -106,10 +109,10 @@ def _innermost(order: Order | None, axis: int, rank: int) -> Order:
 
 
 def multipliers_of(
-    source: QTensor, output: QTensor, factors: Array, place: str
+    source: QTensor, output: QTensor, factors: Array
 ) -> tuple[Array, Array]:
     """Multipliers and shifts by index."""
-    pairs = [multiplier_of(source, output, float(factor), place) for factor in factors.reshape(-1)]
+    pairs = [multiplier_of(source, output, float(factor)) for factor in factors.reshape(-1)]
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 
@@ -121,7 +124,7 @@ def add_channel_scale(
     shape = [-1 if k == axis else 1 for k in range(len(source.shape))]
     factors = np.asarray(factors, np.float64).reshape(shape)
     name = builder.layer_name(suffix)
-    multipliers, shifts = multipliers_of(source, output, factors, f"layer {name!r}")
+    multipliers, shifts = multipliers_of(source, output, factors)
     lo, hi = clip or output.bounds
     builder.add(
         ChannelScale(

@@ -4,7 +4,7 @@ ONNX Add, Sub, Mul, Min and Max with broadcasting, of computed tensors and const
 and Max of several; Neg and Abs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -14,8 +14,8 @@ import numpy as np
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Binary, Function
-from systol_compiler.numbers.arithmetic import round_shift, saturate
 from systol_compiler.numbers.limits import INT16_LIMIT, MULTIPLIER_MAX, SHIFT_MAX, Array
+from systol_compiler.numbers.pointwise import rounded, whole
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -29,6 +29,9 @@ from systol_hw.errors import InputError
 
 _CONSTANT_BITS = 5
 """Bits of a step of the result that constants are stated to."""
+_COMBINE: Mapping[str, Callable[[Array, Array], Array]] = {
+    "Add": np.add, "Mul": np.multiply, "Min": np.minimum, "Max": np.maximum,
+}
 _FUNCTIONS = {"Add": Function.ADD, "Mul": Function.MUL, "Min": Function.MIN, "Max": Function.MAX}
 
 
@@ -71,7 +74,7 @@ class Elementwise(Layer):
                 f"layer {self.name!r}: operands of shapes {a.shape} and {b.shape} must broadcast "
                 f"to {output.shape}"
             )
-        expected = multipliers_of(self.op, self.factors, a, b, output, f"layer {self.name!r}")
+        expected = multipliers_of(self.op, self.factors, a, b, output)
         if (self.multipliers, self.shift) != expected:
             raise InputError(
                 f"layer {self.name!r}: multipliers and shift must be {expected} for the tensors' "
@@ -81,17 +84,19 @@ class Elementwise(Layer):
     def evaluate(self, values: Sequence[Array], tensors: Tensors) -> list[Array]:
         output = tensors[self.outputs[0]]
         a, b = (
-            value.astype(np.int64) - tensors[name].zero_point
+            whole(value, tensors[name].zero_point)
             for value, name in zip(values, self.inputs, strict=True)
         )
-        if self.op == "Mul":
-            result = a * b * self.multipliers[0]
-        else:
-            a, b = a * self.multipliers[0], b * self.multipliers[1]
-            combine = {"Add": np.add, "Min": np.minimum, "Max": np.maximum}[self.op]
-            result = combine(a, b)
-        codes = round_shift(result, self.shift) + output.zero_point
-        return [saturate(codes, self.lo, self.hi, output.width)]
+        a *= self.multipliers[0]
+        if self.op != "Mul":
+            b *= self.multipliers[1]
+        # Below 2**34, or 2**48: exact.
+        return [
+            rounded(
+                _COMBINE[self.op](a, b), self.shift, output.zero_point, self.lo, self.hi,
+                output.width,
+            )
+        ]
 
     def input_orders(
         self, tensors: Tensors, results: Sequence[Order | None]
@@ -156,8 +161,7 @@ class Elementwise(Layer):
 
 
 def multipliers_of(
-    op: str, factors: tuple[Fraction, Fraction], a: QTensor, b: QTensor, output: QTensor,
-    place: str,
+    op: str, factors: tuple[Fraction, Fraction], a: QTensor, b: QTensor, output: QTensor
 ) -> tuple[tuple[int, int], int]:
     """Multipliers of the operands' steps in steps of the result, and their shift: the greatest one
     with which both fit 18 bits, so that each is as near as can be.
@@ -167,7 +171,7 @@ def multipliers_of(
     """
     if op == "Mul":
         product = Fraction(a.scale) * factors[0] * factors[1]
-        multiplier, shift = multiplier_of(b, output, product, place)
+        multiplier, shift = multiplier_of(b, output, product)
         return (multiplier, 1), shift
     reals = [
         factor * Fraction(tensor.scale) / Fraction(output.scale)
@@ -198,7 +202,7 @@ def add_elementwise(
         a, b, factors = b, a, (factors[1], factors[0])
     exact = Fraction(factors[0]), Fraction(factors[1])
     name = builder.layer_name(suffix)
-    multipliers, shift = multipliers_of(op, exact, a, b, output, f"layer {name!r}")
+    multipliers, shift = multipliers_of(op, exact, a, b, output)
     lo, hi = clip or output.bounds
     builder.add(
         Elementwise(

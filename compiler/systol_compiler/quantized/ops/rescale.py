@@ -9,8 +9,9 @@ import numpy as np
 
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Copy, Requantize
-from systol_compiler.numbers.arithmetic import normalize_multiplier, requantize
-from systol_compiler.numbers.limits import INT16_LIMIT, MULTIPLIER_MAX, Array
+from systol_compiler.numbers.arithmetic import saturating_multiplier
+from systol_compiler.numbers.limits import INT16_LIMIT, Array
+from systol_compiler.numbers.pointwise import by_code, rounded, whole
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -48,7 +49,7 @@ class Rescale(Layer):
                 f"layer {self.name!r}: rescaling keeps the shape, but {source.shape} becomes "
                 f"{output.shape}"
             )
-        expected = multiplier_of(source, output, self.factor, f"layer {self.name!r}")
+        expected = multiplier_of(source, output, self.factor)
         if (self.multiplier, self.shift) != expected:
             raise InputError(
                 f"layer {self.name!r}: the multiplier of {self.factor:g} * {source.scale:g} / "
@@ -57,13 +58,15 @@ class Rescale(Layer):
 
     def evaluate(self, values: Sequence[Array], tensors: Tensors) -> list[Array]:
         source, output = tensors[self.inputs[0]], tensors[self.outputs[0]]
-        total = values[0].astype(np.int64) - source.zero_point
-        return [
-            requantize(
-                total, self.multiplier, self.shift, output.zero_point, self.lo,
-                self.hi, output.width,
+
+        def scaled(codes: Array) -> Array:
+            total = whole(codes, source.zero_point)
+            total *= self.multiplier
+            return rounded(
+                total, self.shift, output.zero_point, self.lo, self.hi, output.width
             )
-        ]
+
+        return [by_code(scaled, values[0])]
 
     def lower(self, builder: NestBuilder) -> None:
         source, output = builder.tensor(self.inputs[0]), builder.tensor(self.outputs[0])
@@ -100,7 +103,7 @@ def numbers(tensor: QTensor) -> tuple[float, int, int]:
 
 
 def multiplier_of(
-    source: QTensor, output: QTensor, factor: float | Fraction, place: str
+    source: QTensor, output: QTensor, factor: float | Fraction
 ) -> tuple[int, int]:
     """Multiplier and shift of `factor * source.scale / output.scale`; (0, 0) of a factor of 0.
 
@@ -110,10 +113,7 @@ def multiplier_of(
     real = Fraction(factor) * Fraction(source.scale) / Fraction(output.scale)
     if real == 0:
         return 0, 0
-    if round(abs(real)) > MULTIPLIER_MAX:
-        multiplier, shift = MULTIPLIER_MAX, 0
-    else:
-        multiplier, shift = normalize_multiplier(abs(real), place)
+    multiplier, shift = saturating_multiplier(abs(real))
     return (multiplier if real > 0 else -multiplier), shift
 
 
@@ -123,7 +123,7 @@ def add_rescale(
 ) -> None:
     """Add a layer that gives `factor` times `source` the numbers of `output`."""
     name = builder.layer_name(suffix)
-    multiplier, shift = multiplier_of(source, output, factor, f"layer {name!r}")
+    multiplier, shift = multiplier_of(source, output, factor)
     lo, hi = clip or output.bounds
     builder.add(
         Rescale(

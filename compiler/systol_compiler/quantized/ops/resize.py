@@ -15,8 +15,8 @@ from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Binary, Copy, Function
 from systol_compiler.nests.view import View
-from systol_compiler.numbers.arithmetic import round_shift, saturate
 from systol_compiler.numbers.limits import MULTIPLIER_MAX, Array
+from systol_compiler.numbers.pointwise import rounded, whole
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -170,13 +170,13 @@ class Interpolate(Layer):
 
     def evaluate(self, values: Sequence[Array], tensors: Tensors) -> list[Array]:
         source, output = tensors[self.inputs[0]], tensors[self.outputs[0]]
-        steps = values[0].astype(np.int64) - source.zero_point
+        steps = whole(values[0], source.zero_point)
         shape = [-1 if k == self.axis else 1 for k in range(steps.ndim)]
         below, above = (part.reshape(shape) for part in self.multipliers)
-        result = steps.take(self.lower_index, self.axis) * below
-        result += steps.take(self.upper_index, self.axis) * above
-        codes = round_shift(result, self.shift) + output.zero_point
-        return [saturate(codes, *output.bounds, output.width)]
+        total = steps.take(self.lower_index, self.axis) * below
+        total += steps.take(self.upper_index, self.axis) * above
+        low, high = output.bounds
+        return [rounded(total, self.shift, output.zero_point, low, high, output.width)]
 
     def input_orders(
         self, tensors: Tensors, results: Sequence[Order | None]

@@ -15,6 +15,7 @@ from systol_compiler.nests import vector
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.numbers.arithmetic import round_shift, saturate
 from systol_compiler.numbers.limits import Array
+from systol_compiler.numbers.pointwise import by_code
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -72,7 +73,10 @@ class Table(Layer):
             )
 
     def evaluate(self, values: Sequence[Array], tensors: Tensors) -> list[Array]:
-        codes, output = values[0].astype(np.int64), tensors[self.outputs[0]]
+        return [by_code(lambda codes: self._looked_up(codes, tensors), values[0])]
+
+    def _looked_up(self, codes: Array, tensors: Tensors) -> Array:
+        codes, output = codes.astype(np.int64), tensors[self.outputs[0]]
         wide = tensors[self.inputs[0]].width == 16
         u = np.clip(codes + 32768, 0, 65535) if wide else 256 * (codes + 128)
         place, rest = u >> 8, u & 255
@@ -81,7 +85,7 @@ class Table(Layer):
         if self.entries.dtype == np.int16:
             result = result + (entries[place + 1] - entries[place]) * rest
         rounded = round_shift(result, self.shift) + self.zero_point
-        return [saturate(rounded, self.lo, self.hi, output.width)]
+        return saturate(rounded, self.lo, self.hi, output.width)
 
     def lower(self, builder: NestBuilder) -> None:
         data = self.entries.astype(self.entries.dtype.newbyteorder("<")).view(np.uint8)

@@ -140,7 +140,7 @@ def test_any_broadcast(
     }
     factors = Fraction(1), Fraction(-1) if op == "Add" and seed % 2 else Fraction(1)
     multipliers, shift = multipliers_of(
-        op, factors, tensors["a"], tensors["b"], tensors["y"], "layer"
+        op, factors, tensors["a"], tensors["b"], tensors["y"]
     )
     layer = Elementwise(
         name="layer", inputs=("a", "b"), outputs=("y",), source_nodes=(), op=op, factors=factors,
@@ -153,7 +153,7 @@ def test_multipliers_are_the_nearest_that_fit() -> None:
     a = tensor("a", (1,), 0.1, 0, 8)
     b, y = tensor("b", (1,), 0.037, 0, 8), tensor("y", (1,), 0.05, 0, 8)
     one = Fraction(1)
-    (first, second), shift = multipliers_of("Add", (one, -one), a, b, y, "layer")
+    (first, second), shift = multipliers_of("Add", (one, -one), a, b, y)
     assert 2**16 <= first < 2**17 and second < 0
     assert first == round(Fraction(a.scale) / Fraction(y.scale) * 2**shift)
     assert second == -round(Fraction(b.scale) / Fraction(y.scale) * 2**shift)
