@@ -22,7 +22,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from systol.terminal import print_table
-from systol_compiler.driver import compile_model
+from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.assembly import assemble
 from systol_hw.program import Program, make_program

@@ -21,9 +21,8 @@ from rich.table import Table
 
 import systol
 from systol import bundled
-from systol_compiler.driver import CompileOptions
+from systol_compiler.binary.model import MachineSegment
 from systol_compiler.graph.importer import ModelSource
-from systol_compiler.model import MachineSegment
 from systol_hw.arch import PRESETS
 from systol_hw.isa import instruction
 from systol_hw.program import Program, Window, make_program
@@ -63,7 +62,8 @@ def _compiled(
     model: ModelSource, data: np.ndarray, arch: str, *, search: bool = True
 ) -> Program:
     compiled = systol.compile(
-        model, arch=arch, calibration=data.astype(np.float32), options=CompileOptions(search=search)
+        model, arch=arch, calibration=data.astype(np.float32),
+        effort="normal" if search else "fast",
     )
     (program,) = [s.program for s in compiled.segments if isinstance(s, MachineSegment)]
     return program

@@ -32,8 +32,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper  # noqa: E402
 
-from systol_compiler.driver import CompileOptions, compile_model  # noqa: E402
-from systol_compiler.model import MachineSegment  # noqa: E402
+from systol_compiler.binary.model import MachineSegment  # noqa: E402
+from systol_compiler.compile import CompileOptions, compile_model  # noqa: E402
 from systol_hw.arch import PRESETS  # noqa: E402
 from systol_hw.program import Program  # noqa: E402
 from systol_sim import simulator  # noqa: E402
@@ -125,7 +125,7 @@ class Layer:
         samples = {"x": RNG.standard_normal(self.shape).astype(np.float32)}
         compiled = compile_model(
             self.float_model, arch=PRESETS[machine], calibration=samples,
-            options=CompileOptions(search=False),
+            options=CompileOptions(effort="fast"),
         )
         (segment,) = (s for s in compiled.segments if isinstance(s, MachineSegment))
         return segment.program

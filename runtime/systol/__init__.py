@@ -15,10 +15,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from systol.api import compile, load
-    from systol.report import make_report
-    from systol.session import Device, ModelResult, Session
-    from systol_compiler.model import CompiledModel
+    from systol.api import compile, inspect, load
+    from systol.execution.session import Device, Session
+    from systol.results.report import make_report
+    from systol.results.result import ModelResult
+    from systol_compiler.binary.model import CompiledModel
     from systol_hw.arch import Arch, load_arch
     from systol_hw.errors import (
         BinaryFormatError,
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "systol.api": ("compile", "load"),
-    "systol.report": ("make_report",),
-    "systol.session": ("Device", "ModelResult", "Session"),
-    "systol_compiler.model": ("CompiledModel",),
+    "systol.api": ("compile", "inspect", "load"),
+    "systol.results.report": ("make_report",),
+    "systol.execution.session": ("Device", "Session"),
+    "systol.results.result": ("ModelResult",),
+    "systol_compiler.binary.model": ("CompiledModel",),
     "systol_hw.arch": ("Arch", "load_arch"),
 }
 """Modules, and what of them is public. What is in none of them is an error class."""
@@ -57,6 +59,7 @@ __all__ = [
     "SystolError",
     "UnsupportedModelError",
     "compile",
+    "inspect",
     "load",
     "load_arch",
     "make_report",

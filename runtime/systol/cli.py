@@ -16,7 +16,10 @@ from systol.commands import (
     disasm,
     doctor,
     fuzz,
+    inspect,
+    machines,
     run,
+    verilog,
 )
 from systol.commands.registration import Command
 from systol.terminal import BuildStatus, plain_streams, say
@@ -31,12 +34,15 @@ BUG = 70
 
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
+    inspect.COMMAND,
     compile_model.COMMAND,
     run.COMMAND,
     compare.COMMAND,
     check.COMMAND,
     disasm.COMMAND,
     asm.COMMAND,
+    machines.COMMAND,
+    verilog.COMMAND,
     fuzz.COMMAND,
     doctor.COMMAND,
 )

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from systol.execution.session import Device
 from systol.selftest import tiny_answer, tiny_input, tiny_model
-from systol.session import Device
 from systol_hw.errors import DifferenceError, SystolError
 
 MINIMUM_PYTHON = (3, 11)

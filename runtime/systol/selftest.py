@@ -4,21 +4,23 @@ One fully connected layer of eight inputs and eight outputs on the `nano` machin
 run. The answer is computed here from the weights, so every executor can be held to it.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from systol_compiler.arithmetic import dequantize, normalize_multiplier, quantize
-from systol_compiler.model import Binding, CompiledModel, LayerRange, MachineSegment
-from systol_compiler.quantized import (
-    DequantizeOutput,
-    HostOutput,
+from systol_compiler.binary.host_graph import canonical
+from systol_compiler.binary.model import (
+    Binding,
+    CompiledModel,
     HostSegment,
-    QTensor,
-    QuantizeInput,
+    LayerRange,
+    MachineSegment,
+    ModelInput,
+    ModelOutput,
 )
+from systol_compiler.graph.float_graph import TensorType
+from systol_compiler.numbers.arithmetic import dequantize, normalize_multiplier, quantize
+from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PRESETS
 from systol_hw.assembly import assemble
 from systol_hw.program import Window, make_program
@@ -77,8 +79,8 @@ def tiny_model(*, host_segment: bool = False) -> CompiledModel:
     segment = MachineSegment(
         name="machine",
         program=program,
-        inputs=(Binding(tensor="x_q", window="input"),),
-        outputs=(Binding(tensor="y_q", window="output"),),
+        inputs=(Binding(tensor="x_q", window="input", order=(0, 1)),),
+        outputs=(Binding(tensor="y_q", window="output", order=(0, 1)),),
         layers=(
             LayerRange(
                 layer="linear",
@@ -90,22 +92,17 @@ def tiny_model(*, host_segment: bool = False) -> CompiledModel:
         ),
     )
     shape = (BATCH, FEATURES)
-    boundary: dict[str, Any] = {"source_shape": shape, "permutation": (0, 1)}
-    source = QuantizeInput(
-        name="x", tensor="x_q", scale=IN_SCALE, zero_point=IN_ZERO_POINT, **boundary
-    )
-    result = DequantizeOutput(
-        name="y", tensor="y_q", scale=OUT_SCALE, zero_point=OUT_ZERO_POINT, **boundary
-    )
+    kind = TensorType(dtype="float32", shape=shape)
     on_host = HostSegment(
         name="host",
-        inputs=("y_q",),
-        outputs=(HostOutput(name="p", source_shape=shape, dtype="float32"),),
+        inputs=("y",),
+        outputs=("p",),
         model=_softmax_model(shape),
         operators=("Softmax",),
         reason="Softmax is not an operation of the machine",
         source_nodes=("softmax",),
     )
+    output = "p" if host_segment else "y"
     return CompiledModel(
         name="selftest",
         arch=PRESETS["nano"],
@@ -118,15 +115,16 @@ def tiny_model(*, host_segment: bool = False) -> CompiledModel:
                 name="y_q", shape=shape, scale=OUT_SCALE, zero_point=OUT_ZERO_POINT, source="y"
             ),
         },
-        inputs=(source,),
-        outputs=on_host.outputs if host_segment else (result,),
+        real={"x": kind, "y": kind, **({"p": kind} if host_segment else {})},
+        inputs=(ModelInput(name="x"),),
+        outputs=(ModelOutput(name=output, tensor=output),),
         report={"machine_layers": 1},
     )
 
 
 def tiny_input() -> npt.NDArray[np.float32]:
     """An input of the tiny model, float32 (2, 8), that reaches both ends of the int8 range."""
-    values = np.linspace(-5, 5, BATCH * FEATURES, dtype=np.float32)
+    values = np.linspace(-4.5, 4.5, BATCH * FEATURES, dtype=np.float32)
     return values.reshape(BATCH, FEATURES)
 
 
@@ -141,19 +139,12 @@ def tiny_answer(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _softmax_model(shape: tuple[int, ...]) -> bytes:
-    helper, types = onnx.helper, onnx.TensorProto
+    helper, real = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
-        [
-            helper.make_node("DequantizeLinear", ["y_q", "scale", "zero"], ["y"]),
-            helper.make_node("Softmax", ["y"], ["p"], axis=1),
-        ],
+        [helper.make_node("Softmax", ["y"], ["p"], axis=1)],
         "host",
-        [helper.make_tensor_value_info("y_q", types.INT8, shape)],
-        [helper.make_tensor_value_info("p", types.FLOAT, shape)],
-        initializer=[
-            helper.make_tensor("scale", types.FLOAT, [], [OUT_SCALE]),
-            helper.make_tensor("zero", types.INT8, [], [OUT_ZERO_POINT]),
-        ],
+        [helper.make_tensor_value_info("y", real, shape)],
+        [helper.make_tensor_value_info("p", real, shape)],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return bytes(model.SerializeToString())
+    opsets = [helper.make_opsetid("", 13)]
+    return canonical(helper.make_model(graph, opset_imports=opsets, ir_version=8))

@@ -17,7 +17,7 @@ import systol.__main__ as entry
 from systol import cli, doctor
 from systol.commands import doctor as doctor_command
 from systol.doctor import Finding
-from systol.report import SCHEMA
+from systol.results.report import SCHEMA
 from systol.selftest import tiny_answer, tiny_input, tiny_model
 from systol.terminal import LateProgress, print_table
 from systol_hw.errors import InputError, SystolError
@@ -176,7 +176,7 @@ def test_outputs_may_have_any_name(tmp_path: Path) -> None:
         (["run", "m.elf", "--input", "x.npz", "--output", "no/y.npz"], 3, "cannot be written"),
         (["run", "m.elf", "--input", "x.npz", "--counters", "no/c"], 3, "cannot be written"),
         (["compare", "text"], 3, "is not JSON"),
-        (["compare", "other.json"], 3, "must be a report of schema 'systol.counters/1'"),
+        (["compare", "other.json"], 3, "must be a report of schema 'systol.counters/2'"),
         (["check", "text"], 3, "line 1, column 1: unknown directive"),
         (["check", "."], 3, "cannot be read"),
         (["disasm", "m.elf", "--segment", "z"], 3, "no machine segment 'z'; there are: machine"),
@@ -184,7 +184,7 @@ def test_outputs_may_have_any_name(tmp_path: Path) -> None:
         (["compile", "none.onnx"], 3, "none.onnx"),
         (["compile", "text", "--arch", "edge61"], 5, "no preset is called 'edge61'"),
         (["compile", "text", "--shape", "N"], 3, "--shape must be NAME=SIZE"),
-        (["compile", "text", "--calibration", "."], 3, "to calibrate with|do not fit"),
+        (["compile", "text", "--calibration", "."], 3, "holds no samples|do not fit"),
     ],
 )
 def test_users_faults_are_one_line_and_a_status(
@@ -443,7 +443,7 @@ def test_doctor_fails_if_what_it_was_asked_to_test_does(monkeypatch: pytest.Monk
 
 
 def test_version_and_help(capsys: Captured) -> None:
-    for option, text in (("--version", "systol "), ("--help", "Exit status: 0 success")):
+    for option, text in (("--version", "systol "), ("--help", "exit status: 0 success")):
         with pytest.raises(SystemExit) as exit_:
             systol(option)
         assert exit_.value.code == 0

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,9 @@ def test_layers_are_counted_once_however_many_pieces_they_have(
             "--batch", batch, "-o", tmp_path / "m.elf", "--json",
         ) == 0  # fmt: skip
         layers.append(json.loads(capsys.readouterr().out)["layers"])
-    assert layers == [3, 3]
+    assert layers[0] == layers[1] < 10
     ranges = systol.load(tmp_path / "m.elf").machine_segments[0].layers
-    assert len(ranges) > 3
+    assert len(ranges) > layers[0]
 
 
 def test_a_directory_of_files_calibrates_like_one_file(tmp_path: Path, capsys: Captured) -> None:
@@ -106,8 +107,8 @@ def test_levels_are_printed_and_no_binary_is_written(
     assert list(tmp_path.iterdir()) == [calibration]
 
 
-def test_a_model_without_calibration_is_refused(capsys: Captured) -> None:
-    assert run("compile", bundled.model_path("mnist_mlp"), "-o", "/none/x.elf") == 3
+def test_a_model_without_calibration_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    assert run("compile", bundled.model_path("mnist_mlp"), "-o", tmp_path / "x.elf") == 3
     assert "sample inputs" in capsys.readouterr().err
 
 
@@ -115,19 +116,24 @@ def test_strict_refuses_what_must_run_on_the_host(
     tmp_path: Path, calibration: Path, capsys: Captured
 ) -> None:
     model = onnx.load(bundled.model_path("mnist_mlp"))
-    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["p"], axis=1))
+    # Sorting is for the host.
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([10]), "ten"))
+    model.graph.node.append(
+        onnx.helper.make_node("TopK", ["logits", "ten"], ["p", "places"], name="sort", axis=1)
+    )
     model.graph.output[0].name = "p"
-    path, binary = tmp_path / "softmax.onnx", tmp_path / "m.elf"
+    path, binary = tmp_path / "sorted.onnx", tmp_path / "m.elf"
     onnx.save(model, path)
     compile_ = ("compile", path, "--calibration", calibration, "-o", binary)
     assert run(*compile_, "--strict") == 4
-    assert "Softmax" in capsys.readouterr().err
+    assert "'sort' (TopK)" in capsys.readouterr().err
     assert not binary.exists()
     assert run(*compile_) == 0
-    assert "on the host: Softmax" in capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert re.search(r"on the host +why\nsort +the machine computes on float32 only", out)
     images = bundled.test_images()[0][:3]
     result = systol.Device("sim").run(systol.load(binary), {"image": images})
-    np.testing.assert_allclose(result.outputs["p"].sum(axis=1), 1, rtol=1e-5)
+    assert (np.diff(result.outputs["p"], axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])

@@ -9,9 +9,9 @@ import pytest
 
 import systol
 from systol.bundled import calibration_images, model_path, test_images
-from systol_compiler.driver import CompileOptions
-from systol_compiler.frontend import quantize_model
-from systol_compiler.quantized_reference import evaluate
+from systol_compiler.calibrate.quantizer import quantize_graph
+from systol_compiler.compile import import_graph
+from systol_compiler.quantized.evaluate import evaluate
 from systol_hw.arch import PRESETS, Arch, MemoryPort
 from systol_hw.counters import AMOUNTS
 from systol_hw.faults import Unit
@@ -51,7 +51,7 @@ def _compiled(model: str, arch: Arch, batch: int) -> systol.CompiledModel:
         arch=arch,
         calibration={NAME: calibration_images()},
         batch=batch,
-        options=CompileOptions(search=False),
+        effort="fast",
     )
 
 
@@ -109,9 +109,9 @@ def _assert_agreement(
 def test_every_output_equals_the_quantized_reference(model: str) -> None:
     images, _ = test_images()
     images = images[:96]
-    graph = quantize_model(
-        model_path(model), calibration={NAME: calibration_images()}, shapes={"N": 32}
-    ).quantized
+    graph = quantize_graph(
+        import_graph(model_path(model), batch=32), {NAME: calibration_images()}
+    )
     run = systol.Device("sim").run(_compiled(model, PRESETS["edge16"], 32), {NAME: images})
     for first in range(0, 96, 32):
         expected = evaluate(graph, {NAME: images[first : first + 32]})

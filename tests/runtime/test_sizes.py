@@ -12,8 +12,8 @@ import onnx.helper
 import onnx.numpy_helper
 import pytest
 
-from systol_compiler.driver import compile_model
-from systol_compiler.model import CompiledModel
+from systol_compiler.binary.model import CompiledModel
+from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
 from systol_sim.generate import generate

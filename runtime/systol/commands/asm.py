@@ -6,7 +6,7 @@ import dataclasses
 from systol.commands.disasm import select
 from systol.commands.registration import Command, keep_apart, read_text
 from systol.terminal import say
-from systol_compiler.model import CompiledModel
+from systol_compiler.binary.reader import load
 from systol_hw.errors import InputError
 from systol_hw.program_text import parse_program
 from systol_sim.checker import check
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     keep_apart({"TEXT": options.text}, {"--output": options.output})
     program = parse_program(read_text(options.text))
     check(program)
-    model = CompiledModel.load(options.into)
+    model = load(options.into)
     chosen = select(model, options.segment)
     if len(chosen) > 1:
         names = ", ".join(segment.name for segment in chosen)

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from systol.commands.registration import Command, is_binary, read_text
-from systol_compiler.model import CompiledModel
+from systol_compiler.binary.reader import load
 from systol_hw.errors import InvalidProgramError
 from systol_hw.program import Program
 from systol_hw.program_text import parse_program
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 def read_programs(path: str) -> dict[str, Program]:
     """The programs of a binary by segment, or of a text (named by its path)."""
     if is_binary(path):
-        model = CompiledModel.load(path)
+        model = load(path)
         return {segment.name: segment.program for segment in model.machine_segments}
     return {path: parse_program(read_text(path))}
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systol import tables
 from systol.commands.registration import Command
 from systol.compare import compare
-from systol.report import read_report
+from systol.results import tables
+from systol.results.report import read_report
 from systol.terminal import print_table
 from systol_hw.shown import shown
 

@@ -5,98 +5,98 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from systol.api import compile
-from systol.commands.registration import Array, Command, keep_apart, positive, read_arrays
-from systol.terminal import LateStatus, print_table, say
-from systol_compiler.driver import LEVELS, CompileOptions, emit_level
-from systol_compiler.model import CompiledModel
-from systol_hw.arch import load_arch
+from systol.commands.model_options import add_compile_arguments, compile_options
+from systol.commands.registration import Command, keep_apart, require_writable
+from systol.results.compile_tables import compile_sections
+from systol.stage_status import StageStatus
+from systol.terminal import print_table, say
+from systol_compiler.binary.model import CompiledModel
+from systol_compiler.compile import LEVELS
+from systol_compiler.graph.float_graph import Graph
 from systol_hw.errors import InputError
 from systol_sim.compiled import STEPPER, compile_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="an ONNX model, float32")
-    parser.add_argument(
-        "--arch", default="edge16", metavar="NAME|FILE.toml", help="the machine (default: edge16)"
-    )
-    parser.add_argument(
-        "--calibration",
-        metavar="FILE.npz|DIR",
-        help="sample inputs by input name, or a directory of such files",
-    )
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="N=V",
-        help="value of a dynamic dimension, by its name; may be repeated",
-    )
-    parser.add_argument(
-        "--batch", type=positive, metavar="N",
-        help="items of one run, where the model leaves that open (default: 1)",
-    )
+    parser.add_argument("model", metavar="MODEL", help="an ONNX model of floats")
+    add_compile_arguments(parser)
     parser.add_argument("-o", "--output", metavar="OUT.elf", help="default: the model's name")
     parser.add_argument(
         "--emit", choices=LEVELS, help="print this level on stdout instead of writing a binary"
     )
     parser.add_argument(
-        "--strict", action="store_true", help="host segments are an error, not a report"
+        "--json", action="store_true", help="print the whole compile report as JSON"
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     output = options.output or f"{Path(options.model).stem}.elf"
     keep_apart(
-        {"MODEL": options.model, "--calibration": options.calibration, "--arch": options.arch},
+        {"MODEL": options.model, "--calibration": options.calibration, "--arch": options.arch,
+         "--overrides": options.overrides, "--class-names": options.class_names},
         {} if options.emit else {"--output": output},
-    )
+    )  # fmt: skip
+    if not options.emit:
+        require_writable(output)
     compile_beside(STEPPER)
-    calibration = read_calibration(options.calibration) if options.calibration else None
-    shapes = _parse_shapes(options.shape)
-    with LateStatus("compiling"):
-        if options.emit:
-            text = emit_level(
-                options.emit,
-                options.model,
-                arch=load_arch(options.arch),
-                calibration=calibration,
-                shapes=shapes,
-                batch=options.batch or 1,
-                options=CompileOptions(strict=options.strict),
-            )
-            print(text)
-            return 0
-        model = compile(
-            options.model,
-            arch=options.arch,
-            calibration=calibration,
-            shapes=shapes,
-            batch=options.batch or 1,
-            strict=options.strict,
-        )
+    texts = _Level(options.emit)
+    with StageStatus("compiling") as status:
+
+        def observe(stage: str, value: object) -> None:
+            texts(stage, value)
+            status(stage)
+
+        model = compile(options.model, observer=observe, **compile_options(options))
+    if options.emit:
+        print(texts.text)
+        return 0
     if options.batch is not None and model.batch != options.batch:
         raise InputError(
             f"--batch {options.batch}: the model's first dimension is fixed at {model.batch}; "
             "leave --batch out, or give the model a dynamic first dimension"
         )
     model.save(output)
-    description = describe(model)
     if options.json:
-        print(json.dumps({"output": output, **description}, indent=2))
-    else:
-        print_table(("compiled", output), [(k, str(v)) for k, v in description.items()])
-        for host in model.host_segments:
-            say(f"on the host: {', '.join(host.operators)}: {host.reason}")
+        description = {"output": output, **describe(model), "report": dict(model.report)}
+        print(json.dumps(description, indent=2))
+        return 0
+    print_table(("compiled", output), [(k, str(v)) for k, v in describe(model).items()])
+    for headings, rows in compile_sections(model.report):
+        print()
+        print_table(headings, rows)
+    for note in model.report.get("notes", ()):
+        say(f"warning: {note}")
     return 0
+
+
+class _Level:
+    """Collects the text of one level."""
+
+    def __init__(self, level: str | None) -> None:
+        self._level = level
+        self._texts: list[str] = []
+
+    def __call__(self, stage: str, value: object) -> None:
+        if self._level == "graph" and isinstance(value, Graph):
+            self._texts = [str(value)]  # the last pass's is the level
+        elif self._level is not None and self._level == stage:
+            self._texts.append(str(value))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self._texts)
 
 
 def describe(model: CompiledModel) -> dict[str, Any]:
     """A compiled model in a few figures."""
     programs = [segment.program for segment in model.machine_segments]
+    summary = model.report.get("summary", {})
+    predicted = {
+        name: summary[key]
+        for name, key in (("cycles of one run", "cycles"), ("crossings", "crossings"))
+        if key in summary
+    }
     return {
         "model": model.name,
         "machine": model.arch.name,
@@ -108,49 +108,17 @@ def describe(model: CompiledModel) -> dict[str, Any]:
         ),
         "instructions": sum(len(program.code) for program in programs),
         "weight memory bytes": sum(program.weight_memory_bytes for program in programs),
+        **predicted,
     }
-
-
-def read_calibration(path: str) -> dict[str, Array] | Array:
-    """Samples by input name from a file, or from all .npz and .npy files of a directory.
-
-    A .npy file holds the samples of a model with one input.
-    """
-    place = Path(path)
-    if not place.is_dir():
-        return _unnamed(read_arrays(place, ""))
-    files = sorted(p for p in place.iterdir() if p.suffix in (".npz", ".npy"))
-    if not files:
-        raise InputError(f"{place} holds no .npz and no .npy file to calibrate with")
-    parts: dict[str, list[Array]] = {}
-    for file in files:
-        for name, array in read_arrays(file, "").items():
-            parts.setdefault(name, []).append(array)
-    try:
-        return _unnamed({name: np.concatenate(arrays) for name, arrays in parts.items()})
-    except ValueError as error:
-        raise InputError(f"the files of {place} do not fit each other: {error}") from error
-
-
-def _unnamed(arrays: dict[str, Array]) -> dict[str, Array] | Array:
-    """One array without a name, which the compiler takes for a model's only input, or `arrays`."""
-    return arrays[""] if set(arrays) == {""} else arrays
-
-
-def _parse_shapes(texts: list[str]) -> dict[str, int]:
-    shapes = {}
-    for text in texts:
-        name, equals, value = text.rpartition("=")
-        if not equals or not name or not value.isdecimal() or int(value) < 1:
-            raise InputError(f"--shape must be NAME=SIZE with a size from 1, not {text!r}")
-        shapes[name] = int(value)
-    return shapes
 
 
 COMMAND = Command(
     name="compile",
     help="compile a model to a binary",
     description="Quantize and compile an ONNX model to an accelerator binary.",
+    examples="systol compile model.onnx --calibration samples.npz --arch edge32\n"
+    "systol compile resnet.onnx --calibration photos/ --preprocess imagenet\n"
+    "systol compile model.onnx --calibration random --emit scheduled",
     add_arguments=add_arguments,
     run=run,
 )

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from systol import bundled, tables
-from systol.agreement import check_agreement
+from systol import bundled
 from systol.api import compile
 from systol.commands.compile_model import describe
 from systol.commands.registration import Array, Command, positive, write_arrays
 from systol.commands.run import print_report
-from systol.report import make_report, write_json
-from systol.session import Device, ModelResult
+from systol.execution.session import Device
+from systol.results import tables
+from systol.results.agreement import check_agreement
+from systol.results.report import make_report, write_json
+from systol.results.result import ModelResult
 from systol.terminal import LateProgress, LateStatus, print_table, say
-from systol_compiler.model import CompiledModel
+from systol_compiler.binary.model import CompiledModel
 from systol_hw.errors import InputError
 from systol_sim.compiled import STEPPER, VALUES, compile_beside
 from systol_sim.onnx_runtime import onnxruntime

@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from systol import tables
 from systol.commands.registration import (
     Array,
     Command,
     add_backend,
+    is_binary,
     keep_apart,
     read_arrays,
     require_writable,
     write_arrays,
 )
-from systol.report import make_report, write_json
-from systol.session import Device, ModelResult
+from systol.commands.run_text import run_text
+from systol.execution.session import Device
+from systol.results import tables
+from systol.results.report import make_report, write_json
+from systol.results.result import ModelResult
+from systol.results.trace import make_trace
 from systol.terminal import LateProgress, print_table, say
-from systol.trace import make_trace
-from systol_compiler.model import CompiledModel
+from systol_compiler.binary.model import CompiledModel
+from systol_compiler.binary.reader import load
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
 from systol_hw.shown import shown
@@ -30,11 +34,14 @@ from systol_sim.compiled import STEPPER, VALUES, compile_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("binary", metavar="BINARY", help="what `systol compile` made")
-    given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument(
-        "--input", metavar="X.npz", help="inputs by name (or X.npy for one input)"
+    parser.add_argument(
+        "binary", metavar="BINARY|TEXT", help="what `systol compile` made, or a program text"
     )
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--input", metavar="X.npz",
+        help="inputs by name (or X.npy for one input); of a text, what its windows hold",
+    )  # fmt: skip
     given.add_argument(
         "--timing-only", action="store_true",
         help="cycles and counters of one batch alone: no inputs, no values, no host segments",
@@ -52,8 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    text = not is_binary(options.binary)
     if options.timing_only:
         _refuse_values(options)
+    elif options.input is None and not text:
+        raise InputError("a binary needs --input X.npz, or --timing-only for its cycles alone")
     keep_apart(
         {"BINARY": options.binary, "--input": options.input},
         {"--output": options.output, "--counters": options.counters, "--trace": options.trace,
@@ -62,9 +72,11 @@ def run(options: argparse.Namespace) -> int:
     require_writable(options.output, options.counters, options.trace, options.waves)
     if options.dump_tensors:
         _prepare_dump(Path(options.dump_tensors), options)
+    if text:
+        return run_text(options)
     if options.backend == "sim":
         compile_beside(STEPPER, *([] if options.timing_only else [VALUES]))
-    model = CompiledModel.load(options.binary)
+    model = load(options.binary)
     device = Device(options.backend)
     if options.counters or options.trace:
         device.backend.require_cycles()
@@ -189,8 +201,13 @@ def _dump(directory: Path, tensors: dict[str, Array]) -> None:
 
 COMMAND = Command(
     name="run",
-    help="run a binary on inputs",
-    description="Run a binary on inputs and print its counters.",
+    help="run a binary on inputs, or a program text",
+    description="Run a binary on inputs and print its counters; or run a program text, such as "
+    "`systol disasm` prints, on what its host windows hold.",
+    examples="systol run model.elf --input x.npz --output y.npz --counters c.json\n"
+    "systol run model.elf --timing-only\n"
+    "systol run model.elf --input x.npz --backend rtl --waves run.vcd\n"
+    "systol run program.txt --input windows.npz",
     add_arguments=add_arguments,
     run=run,
 )

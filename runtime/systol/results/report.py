@@ -8,11 +8,11 @@ Ref: N. P. Jouppi et al., "In-Datacenter Performance Analysis of a Tensor Proces
 """
 
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from systol.results.record import RunRecord, SegmentRun
+from systol.version import version
 from systol_compiler.layer_figures import layer_figures
 from systol_hw.arch import TAGS, Arch
 from systol_hw.atomic_file import replacing
@@ -24,14 +24,6 @@ from systol_sim.results import Counters
 
 SCHEMA = "systol.counters/2"
 _MAX_REPORT_BYTES = 64 << 20
-
-
-def version() -> str:
-    """The version of the installed package, or of the source tree it runs from."""
-    try:
-        return metadata.version("systol")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
 
 
 def make_report(result: RunRecord) -> dict[str, Any]:

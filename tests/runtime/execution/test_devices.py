@@ -1,4 +1,4 @@
-"""A compiled model runs on every device: boundaries, batches, host segments, errors."""
+"""The self-test's model on every device: answers, times, reports, traces, agreement."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,19 +6,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import onnxruntime
 import pytest
 
 import systol
-from memory_peak import with_peak
-from systol.agreement import check_agreement
 from systol.device import BACKENDS
-from systol.report import make_report
+from systol.execution.session import Device
+from systol.results.agreement import check_agreement
+from systol.results.record import add_counters
+from systol.results.report import make_report
+from systol.results.result import ModelResult
+from systol.results.trace import make_trace
 from systol.selftest import BATCH, FEATURES, tiny_answer, tiny_input, tiny_model
-from systol.session import Device, ModelResult, _quantize_input, add_counters
-from systol.trace import make_trace
-from systol_compiler.arithmetic import quantize
-from systol_compiler.model import CompiledModel
+from systol_compiler.binary.model import CompiledModel
 from systol_hw.arch import PRESETS
 from systol_hw.assembly import assemble
 from systol_hw.counter_categories import CATEGORIES
@@ -137,26 +136,6 @@ def test_only_bytes_of_inputs_are_filled_in_windows_that_are_larger(
     assert (result.segments[0].first.windows, result.segments[0].first.memories) == ([], {})
 
 
-def test_a_batch_that_is_not_filled_takes_a_byte_for_each_missing_value() -> None:
-    item = dataclasses.replace(tiny_model().inputs[0], source_shape=(1 << 20, 8))
-    x = tiny_input()
-    tensor, peak = with_peak(lambda: _quantize_input(item, x))
-    assert tensor.shape == (1 << 20, 8) and tensor.dtype == np.int8
-    np.testing.assert_array_equal(tensor[:BATCH], quantize(x, item.scale, item.zero_point))
-    assert (tensor[BATCH:] == quantize(0, item.scale, item.zero_point)).all()
-    assert peak < 20 << 20, peak
-
-
-def test_an_axis_that_is_moved_takes_the_batch_along() -> None:
-    item = dataclasses.replace(
-        tiny_model().inputs[0], source_shape=(4, 2, 3), permutation=(2, 0, 1)
-    )
-    x = np.random.default_rng(0).normal(0, 2, (3, 2, 3)).astype(np.float32)
-    whole = np.concatenate([x, np.zeros((1, 2, 3), np.float32)]).transpose(item.permutation)
-    expected = quantize(whole, item.scale, item.zero_point)
-    np.testing.assert_array_equal(_quantize_input(item, x), expected)
-
-
 def test_a_host_segment_runs_behind_the_machine() -> None:
     x = tiny_input()
     model = tiny_model(host_segment=True)
@@ -177,7 +156,7 @@ def test_a_host_segment_runs_behind_the_machine() -> None:
         ({"x": np.zeros((0, 8))}, r"not \[0, 8\]"),
         ({"x": np.zeros((2, 8), np.complex64)}, "not of type complex64"),
         ({"x": np.array([["a"] * 8])}, "not of type <U1"),
-        ({"x": np.full((2, 8), np.nan)}, "input 'x'.*must not contain NaN"),
+        ({"x": np.full((2, 8), np.nan)}, "tensor 'x'.*must not contain NaN"),
     ],
 )
 def test_wrong_inputs_are_named(inputs: dict[str, Any], message: str) -> None:
@@ -240,11 +219,14 @@ def test_report_figures_follow_from_the_layer(result: ModelResult) -> None:
 
 
 def test_layers_are_charged_to_their_names(result: ModelResult) -> None:
-    layers = {tuple(entry["layers"]): entry for entry in make_report(result)["layers"]}
-    matrix = layers[("linear",)]["units"]["matrix"]
-    assert matrix["states"]["busy"] == BATCH
-    total = sum(entry["units"]["control"]["states"]["busy"] for entry in layers.values())
-    assert total == make_report(result)["units"]["control"]["states"]["busy"]
+    report = make_report(result)
+    linear, rest = report["layers"]
+    assert (linear["layer"], linear["source_nodes"], rest["layer"]) == ("linear", ["linear"], "")
+    assert linear["busy"]["matrix"] == BATCH
+    busy = report["units"]["control"]["states"]["busy"]
+    assert linear["busy"]["control"] + rest["busy"]["control"] == busy
+    tags = {tuple(entry["layers"]): entry for entry in report["tags"]}
+    assert tags[("linear",)]["units"]["matrix"]["states"]["busy"] == BATCH
 
 
 def test_several_runs_add_up() -> None:
@@ -328,17 +310,6 @@ def test_any_difference_is_found(result: ModelResult, what: str) -> None:
 def test_sim_and_rtl_agree_in_everything(result: ModelResult) -> None:
     rtl = Device("rtl").load(tiny_model()).run({"x": tiny_input()}, keep_tensors=True)
     assert check_agreement(result, rtl).counters > 1000
-
-
-def test_a_host_graph_that_onnx_runtime_refuses_is_an_input_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("no such kernel")
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
-    with pytest.raises(InputError, match="cannot run here: no such kernel"):
-        Device("reference").load(tiny_model(host_segment=True))
 
 
 def test_everything_public_is_there() -> None:

@@ -9,11 +9,12 @@ import pytest
 
 import systol
 from systol import bundled
-from systol.report import write_json
+from systol.execution.session import Device
+from systol.results.report import write_json
+from systol.results.result import ModelResult
+from systol.results.trace import make_trace
 from systol.selftest import tiny_input, tiny_model
-from systol.session import Device, ModelResult
-from systol.trace import make_trace
-from systol_compiler.model import CompiledModel, LayerRange
+from systol_compiler.binary.model import CompiledModel, LayerRange
 from systol_hw.arch import PRESETS
 from systol_hw.faults import Unit
 from systol_hw.isa import decode, instruction
