@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -118,34 +117,6 @@ class CompiledModel:
     def host_segments(self) -> tuple[HostSegment, ...]:
         """The segments that run on the host, in order."""
         return tuple(s for s in self.segments if isinstance(s, HostSegment))
-
-    def save(self, path: str | Path) -> None:
-        """Write the binary (docs/binary.md), whole or not at all.
-
-        Raises
-        ------
-        InputError
-            The file cannot be written.
-        """
-        # Imported here: the writer reads these classes.
-        from systol_compiler.old_binary.writer import save
-
-        save(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "CompiledModel":
-        """Read a binary; code and weights stay in the file until they are used.
-
-        Raises
-        ------
-        InputError
-            There is no such file.
-        BinaryFormatError
-            The file is damaged, truncated, hostile or of another version.
-        """
-        from systol_compiler.old_binary.reader import load
-
-        return load(path)
 
 
 def check_model(model: CompiledModel) -> None:

@@ -1,1 +1,0 @@
-"""Accelerator binaries: ELF files that hold a `CompiledModel` (docs/binary.md)."""
