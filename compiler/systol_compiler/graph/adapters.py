@@ -27,6 +27,15 @@ def _int64(trace: Trace, call: Call, part: str, values: Sequence[int]) -> str:
     return trace.constant(f"{call.name}.{part}", np.array(values, dtype=np.int64))
 
 
+def _arg(trace: Trace, call: Call, opset: int) -> list[Call]:
+    rank = len(trace.shape(call.inputs[0]))
+    attributes = dict(call.attributes) | {
+        "axis": _axis(call, call.attributes.get("axis", 0), rank),
+        "keepdims": int(call.attributes.get("keepdims", 1) == 1),
+    }
+    return [call.changed(attributes=attributes)]
+
+
 def _attribute_to_input(key: str, position: int, before: int) -> Adapter:
     """The integers of attribute `key` became input `position` in operator set `before`."""
 
@@ -123,14 +132,19 @@ def _group_normalization(trace: Trace, call: Call, opset: int) -> list[Call]:
     if opset >= 21:
         return [call]
     # Until version 18, one scale and bias for each group.
-    channels, groups = trace.shape(call.inputs[0])[1], attributes["num_groups"]
+    shape, groups = trace.shape(call.inputs[0]), attributes.get("num_groups")
+    if len(shape) < 2 or not isinstance(groups, int) or groups < 1 or shape[1] % groups:
+        raise InputError(
+            f"{call.place}: num_groups must divide the channels of data {list(shape)}, but is "
+            f"{groups!r}; export the model again"
+        )
     inputs = [call.inputs[0]]
     for name in call.inputs[1:]:
         value = trace.value(name)
         if value is None:
             trace.refuse(call, "scale and bias must be constants; export for operator set 21")
             return []
-        repeated = np.repeat(value, max(channels // max(groups, 1), 1))
+        repeated = np.repeat(value.reshape(-1), shape[1] // groups)
         inputs.append(trace.constant(f"{name}.channels", repeated))
     return [call.changed(inputs=tuple(inputs))]
 
@@ -181,7 +195,7 @@ def _reduce(before: int) -> Adapter:
 
     def adapter(trace: Trace, call: Call, opset: int) -> list[Call]:
         (call,) = as_input(trace, call, opset)
-        attributes = {"keepdims": call.attributes.get("keepdims", 1)}
+        attributes = {"keepdims": int(call.attributes.get("keepdims", 1) == 1)}
         axes = trace.value(call.input(1)) if call.input(1) else np.array([], dtype=np.int64)
         if axes is None:
             trace.refuse(call, "axes must be constants; compute them before export")
@@ -200,6 +214,8 @@ def _resize(trace: Trace, call: Call, opset: int) -> list[Call]:
     """Known scales or sizes over all axes."""
     attributes = {**_RESIZE_DEFAULTS, **call.attributes}
     source = trace.shape(call.inputs[0])
+    if not source:
+        raise InputError(f"{call.place}: data must have axes; export the model again")
     old = opset < 11 or call.op == "Upsample"
     if old:
         attributes["coordinate_transformation_mode"] = "asymmetric"
@@ -240,12 +256,12 @@ def _resize(trace: Trace, call: Call, opset: int) -> list[Call]:
     inputs = [call.inputs[0], ""]
     if scales is not None:
         whole = np.ones(len(source), dtype=np.float32)
-        whole[axes] = scales
+        whole[axes] = scales.reshape(-1)
         inputs.append(trace.constant(f"{call.name}.scales", whole))
     else:
         assert sizes is not None
         wanted = np.array(source, dtype=np.int64)
-        wanted[axes] = sizes
+        wanted[axes] = sizes.reshape(-1)
         inputs += ["", trace.constant(f"{call.name}.sizes", wanted)]
     return [call.changed(op="Resize", inputs=tuple(inputs), attributes=attributes)]
 
@@ -314,6 +330,8 @@ def _renamed(op: str) -> Adapter:
 
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
+    "ArgMax": _arg,
+    "ArgMin": _arg,
     "BatchNormalization": _batch_normalization,
     "Cast": _cast,
     "Clip": _clip,

@@ -14,11 +14,12 @@ from onnx import checker, defs
 
 from systol_compiler.graph.adapters import adapt
 from systol_compiler.graph.expansion import function_body, is_expanded
+from systol_compiler.graph.operand_rules import check_given, check_operands
 from systol_compiler.graph.scope import Scope, inline_tensor, require_text
 from systol_compiler.graph.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
 
-MAX_READ: Final = 50_000
+MAX_READ: Final = 30_000
 """Nodes read altogether, those of functions, branches and loops each time they are entered."""
 
 MAX_DEPTH: Final = 64
@@ -74,11 +75,7 @@ class Reader:
         for index, node in enumerate(nodes):
             self._read += 1
             if self._read > MAX_READ or scope.depth > MAX_DEPTH:
-                raise UnsupportedModelError(
-                    f"{_place(node, '')}: a model may have at most {MAX_READ} nodes and "
-                    f"{MAX_DEPTH} levels when all functions and loops are written out; simplify "
-                    "it before export"
-                )
+                raise self._too_many(_place(node, ""))
             require_text(f"node {index}", node.op_type, node.domain, node.name, node.overload)
             require_text(f"node {index}", *node.input, *node.output)
             own = node.name or f"{node.op_type}_{index}"
@@ -89,6 +86,12 @@ class Reader:
                 self._poison(node, name, scope)
                 continue
             self._read_one(node, name, inputs, scope)
+
+    def _too_many(self, place: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{place}: a model may have at most {MAX_READ} nodes and {MAX_DEPTH} levels when all "
+            "functions and loops are written out; simplify it before export"
+        )
 
     def _inputs(
         self, node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], scope: Scope
@@ -167,11 +170,13 @@ class Reader:
             source=source,
             source_op=node.op_type,
         )
+        check_given(call, defs.get_schema(node.op_type, scope.opset, ""))
         self.read_call(call, scope)
 
     def read_call(self, call: Call, scope: Scope) -> None:
         """Read one operator of the scope's operator set, expanding it where it has no own form."""
         for adapted in adapt(self._trace, call, scope.opset):
+            check_operands(self._trace, adapted)
             if not is_expanded(adapted):
                 self._trace.emit(adapted)
                 continue
@@ -306,6 +311,8 @@ class Reader:
             )
         trips = self._known(inputs[0] if inputs else "")
         going = self._known(inputs[1] if len(inputs) > 1 else "")
+        if isinstance(trips, int) and self._read + trips * max(len(body.node), 1) > MAX_READ:
+            raise self._too_many(place)
         seen: list[list[str]] = [[] for _ in range(scans)]
         trip = 0
         while True:
@@ -335,10 +342,7 @@ class Reader:
             trip += 1
             self._read += 1
             if self._read > MAX_READ:
-                raise UnsupportedModelError(
-                    f"{place}: a model may have at most {MAX_READ} nodes when all loops are "
-                    "written out; export the model with fewer trips"
-                )
+                raise self._too_many(place)
         if scans and not trip:
             self._trace.blockers.add(
                 f"{place}: it makes no trip, so that its scanned outputs are empty; remove it"
@@ -393,8 +397,17 @@ class Reader:
                 f"{_place(node, name)}: the model breaks a rule of ONNX: no operator "
                 f"{node.op_type!r} in operator set {scope.opset}; export the model again"
             )
-        if defs.get_schema(node.op_type, scope.opset, "").deprecated:
-            return  # such as GroupNormalization 18: still defined, but the checker refuses it
+        schema: Any = defs.get_schema(node.op_type, scope.opset, "")
+        if schema.deprecated:
+            # Such as GroupNormalization 18: still defined, but the checker refuses it.
+            for item in scope.resolved(node, _place(node, name)):
+                formal = schema.attributes.get(item.name)
+                if formal is None or int(formal.type) != item.type:
+                    raise InputError(
+                        f"{_place(node, name)}: the model breaks a rule of ONNX: attribute "
+                        f"{item.name!r} is unknown or of another type; export the model again"
+                    )
+            return
         context = self._contexts.get(scope.opset)
         if context is None:
             context = self._contexts[scope.opset] = checker.C.CheckerContext()

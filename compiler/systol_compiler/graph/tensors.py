@@ -91,7 +91,10 @@ def tensor_value(tensor: onnx.TensorProto, raw: memoryview | None = None) -> Arr
         ) from error
 
 
-_KNOWN: Final = frozenset(helper.get_all_tensor_dtypes())
+_KNOWN: Final = frozenset(helper.get_all_tensor_dtypes()) - {
+    TensorProto.COMPLEX64,
+    TensorProto.COMPLEX128,
+}
 
 
 class ExternalData:

@@ -151,8 +151,9 @@ class Trace:
     def _append(self, call: Call) -> None:
         attributes = float32_attributes(call.attributes)
         types = self._infer(call.changed(attributes=attributes), self._as_read(call))
+        rank = len(self.types[call.inputs[0]].shape) if call.op in _SAME_RANK else None
         for name in filter(None, call.outputs):
-            if name not in types:
+            if name not in types or (rank is not None and len(types[name].shape) != rank):
                 self.refuse(
                     call,
                     f"the shape of its output {name!r} must follow from the model's input shapes, "
@@ -237,6 +238,9 @@ class Trace:
                     result[name] = value.astype(np.float32) if wide else value
         return result
 
+
+_SAME_RANK: Final = frozenset({"AveragePool", "Conv", "ConvTranspose", "MaxPool"})
+"""Operators for which inference gives up on some absurd attributes halfway."""
 
 _NUMBERS: Final = FLOATS | {
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
