@@ -5,6 +5,7 @@ program in the same number of cycles, whichever executor runs it.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -368,8 +369,8 @@ def load_arch(name_or_path: str | Path) -> Arch:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         raise ConfigurationError(
-            f"no preset is called {shown(str(name_or_path))}; presets are {', '.join(PRESETS)}; "
-            "a file must end in .toml"
+            f"no preset is called {shown(str(name_or_path))}{_nearest(str(name_or_path))}; presets "
+            f"are {', '.join(PRESETS)}; a file must end in .toml"
         )
     try:
         with path.open("rb") as stream:
@@ -389,6 +390,11 @@ def load_arch(name_or_path: str | Path) -> Arch:
         return Arch.from_dict(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name[:64], PRESETS, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def dump_arch(arch: Arch) -> str:

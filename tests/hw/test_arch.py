@@ -194,7 +194,8 @@ def test_hostile_bandwidth_is_refused_at_once(rate: object) -> None:
 
 
 def test_unknown_preset_and_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no preset is called 'edge'; presets are nano"):
+    message = r"no preset is called 'edge' \(did you mean edge\d\d\?\); presets are nano"
+    with pytest.raises(ConfigurationError, match=message):
         load_arch("edge")
     with pytest.raises(ConfigurationError, match="No such file"):
         load_arch(tmp_path / "none.toml")

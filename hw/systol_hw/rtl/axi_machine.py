@@ -3,6 +3,7 @@
 Ports have the names that vendors' tools recognize: `m_axi_weight_*`, `m_axi_host_*`, `s_axil_*`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from amaranth.back import verilog
@@ -11,7 +12,7 @@ from amaranth.lib.wiring import Component, Out, connect
 
 from systol_hw import registers
 from systol_hw.address_map import ADDRESS_BITS, MEMORY_BASES
-from systol_hw.arch import ALL_WINDOWS, Arch
+from systol_hw.arch import ALL_WINDOWS, Arch, load_arch
 from systol_hw.rtl.axi import AxiLiteSignature, AxiMaster, AxiSignature
 from systol_hw.rtl.axi_lite import CONTROL_MEMBERS, AxiLiteRegisters
 from systol_hw.rtl.machine import Machine
@@ -93,8 +94,13 @@ class AxiMachine(Component):
             m.d.comb += outer.eq(other) if member.flow is Out else other.eq(outer)
 
 
-def convert_axi_verilog(arch: Arch, packed: bool) -> str:
-    """The Verilog of `arch`'s machine with AXI ports, its top module called `AXI_TOP_NAME`."""
+def convert_axi_verilog(arch: Arch | str | Path, packed: bool = True) -> str:
+    """The Verilog of `arch`'s machine with AXI ports, its top module called `AXI_TOP_NAME`.
+
+    Parameters are those of `systol_hw.rtl.emit.convert_verilog`.
+    """
+    if not isinstance(arch, Arch):
+        arch = load_arch(arch)
     machine = AxiMachine(arch, packed=packed)
     with safe_children():  # Amaranth runs yosys in one
         text: str = verilog.convert(machine, name=AXI_TOP_NAME, emit_src=False)

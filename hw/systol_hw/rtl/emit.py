@@ -3,10 +3,11 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from amaranth.back import verilog
 
-from systol_hw.arch import Arch
+from systol_hw.arch import Arch, load_arch
 from systol_hw.errors import DifferenceError
 from systol_hw.rtl.convert_once import ModuleLibrary
 from systol_hw.rtl.machine import Machine
@@ -27,15 +28,23 @@ _CLEARED_MEMORY = re.compile(
 _YOSYS_SECONDS = 1800
 
 
-def convert_verilog(arch: Arch, packed: bool) -> str:
+def convert_verilog(arch: Arch | str | Path, packed: bool = True) -> str:
     """The Verilog of `arch`'s machine, its top module called `TOP_NAME`.
 
     Parameters
     ----------
-    arch : Arch
+    arch : Arch, str or Path
+        The machine, the name of a preset, or a TOML file.
     packed : bool
-        Recipe of the array's products, see `systol_hw.rtl.array`.
+        Recipe of the array's products, see `systol_hw.rtl.array`; the results are the same.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such machine.
     """
+    if not isinstance(arch, Arch):
+        arch = load_arch(arch)
     with safe_children():  # Amaranth runs yosys in one
         text: str = verilog.convert(Machine(arch, packed=packed), name=TOP_NAME, emit_src=False)
     return text
