@@ -294,6 +294,9 @@ def _nest(
         packing,
     )
     turns = -(-kernel[1] // packing.taps)
+    if dense and turns == 1 and product.target.positions == 1 and product.pads[1] == 0:
+        # All that is read of a line is one position.
+        source = replace(source, positions=1, width=step, position_pitch=step)
     return MatrixNest(
         name=builder.fresh(builder.layer), layer=builder.layer, source_nodes=builder.sources,
         output=product.target, input=source, outputs=outputs,
