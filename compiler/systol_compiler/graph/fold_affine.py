@@ -188,20 +188,23 @@ class _Product:
             for follower in self.followers:
                 editor.append(follower)
             return
-        weight = as_float64(self.graph.constants[node.inputs[1]])
+        weight = self.graph.constants[node.inputs[1]]
         channels = self.graph.types[node.outputs[0]].shape[self.axis]
-        bias = np.zeros(channels)
+        factor, bias = np.ones((1,) * weight.ndim), np.zeros(channels)
         if node.op != "MatMul":
             bias = as_float64(self.graph.constants[node.inputs[2]])
         source, leaders = node.inputs[0], self.before.nodes if self.before else []
         if self.before is not None:
-            weight, bias = _scaled_inputs(node, weight, bias, self.before.affine)
-            source = self.before.source
+            affine, source = self.before.affine, self.before.source
+            factor = _per_input(node, affine.scale, weight)
+            offsets = _per_input(node, affine.offset, weight)
+            taps = weight.sum(axis=tuple(range(2, weight.ndim)), dtype=np.float64)
+            bias = bias + (taps * offsets.reshape(offsets.shape[:2])).sum(axis=1)
         if self.after is not None:
-            weight = _scaled_outputs(node, weight, self.after.scale)
+            factor = factor * _per_output(node, self.after.scale, weight)
             bias = bias * self.after.scale + self.after.offset
         sources = merged_sources(*leaders, node, *self.followers)
-        stored = editor.constant(f"{node.name}.weight", weight.astype(np.float32))
+        stored = editor.constant(f"{node.name}.weight", _times(weight, factor))
         offsets = bias.astype(np.float32)
         if node.op != "MatMul":
             inputs = (source, stored, editor.constant(f"{node.name}.bias", offsets))
@@ -220,29 +223,34 @@ class _Product:
             )
 
 
-def _scaled_inputs(node: Node, weight: Array, bias: Array, affine: Affine) -> tuple[Array, Array]:
-    """Weight and bias of a Conv or Gemm that read x * scale + offset, made to read x."""
+def _per_input(node: Node, values: Array, weight: Array) -> Array:
+    """`values` [input channels] in the shape of the weight of a Conv or Gemm, taps apart."""
     group = int(node.attributes.get("group", 1))
-    # [groups, outputs of a group, inputs of a group, taps...]
-    parts = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-    scale, offset = (
-        values.reshape(group, 1, -1, *([1] * (weight.ndim - 2)))
-        for values in (affine.scale, affine.offset)
-    )
-    added = (parts * offset).sum(axis=tuple(range(2, parts.ndim)))
-    return (parts * scale).reshape(weight.shape), bias + added.reshape(-1)
+    each = np.repeat(values.reshape(group, -1), weight.shape[0] // group, axis=0)
+    return each.reshape(each.shape + (1,) * (weight.ndim - 2))
 
 
-def _scaled_outputs(node: Node, weight: Array, scale: Array) -> Array:
-    """The weight of a product whose results are multiplied by `scale`."""
+def _per_output(node: Node, values: Array, weight: Array) -> Array:
+    """`values` [output channels] in the shape of a product's weight, as far as they differ."""
     if node.op == "MatMul":
-        return weight * scale
+        return values.reshape(1, -1)
     if node.op == "ConvTranspose":
         group = int(node.attributes["group"])
-        parts = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-        factor = scale.reshape(group, 1, -1, *([1] * (weight.ndim - 2)))
-        return (parts * factor).reshape(weight.shape)
-    return weight * along(scale, 0, weight.ndim)
+        each = np.repeat(values.reshape(group, -1), weight.shape[0] // group, axis=0)
+        return each.reshape(each.shape + (1,) * (weight.ndim - 2))
+    return along(values, 0, weight.ndim)
+
+
+def _times(weight: Array, factor: Array) -> Array:
+    """`weight` * `factor` in float64, rounded once to float32; a part at a time, for memory."""
+    result = np.empty(weight.shape, dtype=np.float32)
+    step = max((1 << 20) * len(weight) // max(weight.size, 1), 1)
+    for first in range(0, len(weight), step):
+        part = slice(first, first + step)
+        result[part] = weight[part].astype(np.float64) * (
+            factor[part] if len(factor) > 1 else factor
+        )
+    return result
 
 
 def _is_product(node: Node, graph: Graph) -> bool:

@@ -17,7 +17,7 @@ LEAST_ROOM: Final = 1 << 27
 """Bytes that the folded constants of any model may take together; large models may use as much
 as they bring themselves: a small file could else ask for any amount of memory."""
 
-MAX_VIEWED: Final = 1 << 30
+MAX_VIEWED: Final = 1 << 28
 """Elements that constants which are one repeated value may have together."""
 
 MAX_WORK: Final = 1 << 30
@@ -183,7 +183,8 @@ def _by_reference(
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", schema_version(op))])
-    found = ReferenceEvaluator(model).run(list(results), {})
+    with np.errstate(all="ignore"):
+        found = ReferenceEvaluator(model).run(list(results), {})
     return [_plain(np.asarray(value)) for value in found]
 
 

@@ -176,4 +176,3 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Resize": _resize,
     "Transpose": _transpose,
 }
-

@@ -73,13 +73,13 @@ class Reader:
             More nodes are entered than may be. Everything else of the kind goes to the blockers.
         """
         for index, node in enumerate(nodes):
-            self._read += 1
-            if self._read > MAX_READ or scope.depth > MAX_DEPTH:
-                raise self._too_many(_place(node, ""))
             require_text(f"node {index}", node.op_type, node.domain, node.name, node.overload)
             require_text(f"node {index}", *node.input, *node.output)
             own = node.name or f"{node.op_type}_{index}"
             name = f"{scope.prefix}/{own}" if scope.prefix else own
+            self._read += 1
+            if self._read > MAX_READ or scope.depth > MAX_DEPTH:
+                raise self._too_many(_place(node, name[:200]))
             inputs = self._inputs(node, nodes, scope)
             self._check_outputs(node, name, scope)
             if any(used in self._trace.poisoned for used in inputs):
