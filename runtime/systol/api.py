@@ -84,7 +84,9 @@ def compile(
         calibration=calibration,
         shapes=shapes,
         batch=batch,
-        options=_options(options or CompileOptions(), method, overrides, strict, effort),
+        options=compile_options_of(
+            options, method=method, overrides=overrides, strict=strict, effort=effort
+        ),
         observer=observer,
     )
     return _described(compiled, preprocess, tuple(labels))
@@ -114,13 +116,16 @@ def inspect(
     return inspect_model(model, shapes=shapes, batch=batch, strict=strict)
 
 
-def _options(
-    options: CompileOptions,
-    method: Method | None,
-    overrides: str | Path | Mapping[str, Override] | None,
-    strict: bool,
-    effort: str | None,
+def compile_options_of(
+    options: CompileOptions | None = None,
+    *,
+    method: Method | None = None,
+    overrides: str | Path | Mapping[str, Override] | None = None,
+    strict: bool = False,
+    effort: str | None = None,
 ) -> CompileOptions:
+    """The compiler's options, from those that `compile` takes one by one."""
+    options = options or CompileOptions()
     quantization = options.quantization or QuantizationOptions()
     if method is not None:
         quantization = dataclasses.replace(quantization, method=method)

@@ -71,3 +71,21 @@ def check_agreement(a: RunRecord, b: RunRecord) -> Agreement:
         counters=counters,
         instruction_times=times,
     )
+
+
+def first_tensor_difference(a: RunRecord, b: RunRecord) -> str:
+    """The first tensor, in the order of the segments, that two results of one model have
+    differently, and where; "" if there is none."""
+    for segment in a.model.machine_segments:
+        for binding in (*segment.inputs, *segment.outputs):
+            left, right = a.tensors[binding.tensor], b.tensors[binding.tensor]
+            wrong = np.argwhere(left != right)
+            if len(wrong):
+                place = tuple(int(index) for index in wrong[0])
+                source = a.model.tensors[binding.tensor].source or binding.tensor
+                return (
+                    f"tensor {source!r} of segment {segment.name!r} in {len(wrong)} of "
+                    f"{left.size} elements, first at {list(place)}: {left[place]} and "
+                    f"{right[place]}"
+                )
+    return ""
