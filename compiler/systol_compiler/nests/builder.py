@@ -256,10 +256,36 @@ class NestBuilder:
             if not contiguous(view, axis):
                 views[place] = self.packed(view, order)
         target = out if contiguous(out, axis) else self.scratch(out.shape, order, 8 * out.planes)
-        parts = channel_pieces([target, *views[1:]], axis)
-        self._vector(operation, parts, zero_point, lo, hi)
+        views = [target, *views[1:]]
+        if isinstance(operation, Requantize) and operation.per_channel:
+            operation, views = self._wide_channels(operation, views, axis)
+        self._vector(operation, channel_pieces(views, axis), zero_point, lo, hi)
         if target is not out:
             self.elementwise(Copy(), out, target)
+
+    def _wide_channels(
+        self, operation: Requantize, views: list[View], axis: int
+    ) -> tuple[Requantize, list[View]]:
+        """Few channels, with parameters repeated for as many neighbouring positions as fill the
+        rows of the array best."""
+        channels, columns = views[0].shape[axis], self.arch.columns
+        for k, size in enumerate(views[0].shape):
+            if size == 1 or any(view.strides[k] != channels for view in views):
+                continue
+            times = min(
+                (n for n in range(1, 2 * columns // channels + 1) if size % n == 0),
+                key=lambda n: (-(-n * channels // columns) * (size // n), n), default=1,
+            )
+            if times == 1:
+                break
+            data = self.buffers[operation.parameters].data
+            assert data is not None, operation
+            sets = data[: channels * PARAMETER_BYTES]
+            parameters = self.constant(f"{operation.parameters}.wide", np.tile(sets, times))
+            return replace(operation, parameters=parameters), [
+                _regrouped(view, k, axis, times) for view in views
+            ]
+        return operation, views
 
     def _aligned(self, views: list[View], count: int) -> None:
         """Replace those of the operands `views[1:count]` that are not contiguous along the rows
@@ -417,6 +443,16 @@ def _dense(view: View, axis: int) -> View:
             for k, (size, stride) in enumerate(zip(view.shape, view.strides, strict=True))
         ),
     )
+
+
+def _regrouped(view: View, axis: int, channels: int, times: int) -> View:
+    """`view` with `times` neighbours along `axis`, which lie side by side, among the channels."""
+    shape, strides = list(view.shape), list(view.strides)
+    shape[axis] //= times
+    strides[axis] *= times
+    shape[channels] *= times
+    strides[channels] = 1
+    return replace(view, shape=tuple(shape), strides=tuple(strides))
 
 
 def _memory_order(view: View) -> tuple[int, ...]:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from operator_cases import built, layer_builder, ordered
-from quantized_cases import check
+from quantized_cases import check, lowered
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.ops.channel_scale import ChannelScale, add_channel_scale
+from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 
 
@@ -28,6 +29,24 @@ def test_any_axis_in_any_order(
     factors[0] = 0
     add_channel_scale(builder, lying, factors, axis, output, (-90, 100))
     check(built(builder))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 20])
+@pytest.mark.parametrize("width", [7, 12])
+def test_few_channels_share_rows(channels: int, width: int) -> None:
+    builder = layer_builder()
+    source = QTensor(name="x", shape=(1, channels, 5, width), scale=0.5, zero_point=7)
+    builder.tensors["x"] = source
+    lying = ordered(builder, source, (0, 2, 3, 1))
+    output = builder.inner(source.shape, 0.75, 0)
+    add_channel_scale(builder, lying, np.linspace(1, 2, channels), 1, output)
+    graph = built(builder)
+    check(graph)
+    (network,) = lowered(graph, PRESETS["edge32"])
+    (nest,) = (nest for nest in network.nests if nest.layer == "node")
+    if channels * width <= 32:
+        assert nest.output.width == channels * width
+    assert nest.output.lines * nest.output.positions * nest.output.width == source.size
 
 
 def test_factors_of_another_axis_are_refused() -> None:
