@@ -9,7 +9,7 @@ import numpy as np
 from systol_compiler.calibrate.grouping import TensorGroup
 from systol_compiler.calibrate.histogram import Distribution, merged
 from systol_compiler.calibrate.options import Override, QuantizationOptions
-from systol_compiler.calibrate.ranges import choose_range, numbers_of, spans
+from systol_compiler.calibrate.ranges import Range, choose_range, numbers_of, spans_of
 from systol_compiler.quantized.build import Numbers
 from systol_hw.errors import InputError
 
@@ -26,8 +26,11 @@ def number_tensors(
     groups: Sequence[TensorGroup],
     seen: Mapping[str, Distribution],
     options: QuantizationOptions,
+    spans: Sequence[Range | None] = (),
 ) -> Numbering:
     """Numbers for the members of every group.
+
+    `spans` are ranges by group, for those whose numbers nothing else fixes.
 
     Raises
     ------
@@ -39,16 +42,22 @@ def number_tensors(
     _check_names(groups, options.overrides)
     numbers: dict[str, Numbers] = {}
     notes: list[str] = []
-    for group in groups:
+    for index, group in enumerate(groups):
+        span = spans[index] if spans else None
         override = _override_of(group, options.overrides)
-        found = _numbers(group, merged([seen[name] for name in group.observed]), override, options)
+        seen_here = merged([seen[name] for name in group.observed])
+        found = _numbers(group, seen_here, override, options, span)
         notes += _constants(group, seen)
         numbers.update(dict.fromkeys(group.members, found))
     return Numbering(numbers=numbers, notes=tuple(notes))
 
 
 def _numbers(
-    group: TensorGroup, seen: Distribution, override: Override, options: QuantizationOptions
+    group: TensorGroup,
+    seen: Distribution,
+    override: Override,
+    options: QuantizationOptions,
+    chosen: Range | None,
 ) -> Numbers:
     wide = group.wide if override.bits is None else override.bits == 16
     width = 16 if wide else 8
@@ -67,12 +76,14 @@ def _numbers(
         fixed = _fixed(group, seen, width)
         if fixed is not None:
             return fixed
+    if span is None and override.method is None and chosen is not None and not wide:
+        span = chosen
     if span is None:
         method = override.method or options.method
         if wide:
             method = "minmax"
-        span = choose_range(_mirrored(seen) if group.symmetric and not wide else seen, method,
-                            options.percentile)
+        values = mirrored(seen) if group.symmetric and not wide else seen
+        span = choose_range(values, method, options.percentile)
     return numbers_of(span, place, width=width, symmetric=group.symmetric)
 
 
@@ -82,7 +93,7 @@ def _fixed(group: TensorGroup, seen: Distribution, width: int) -> Numbers | None
         return None
     scale, zero_point, own_width = group.fixed[0]
     wanted = Numbers(scale=float(np.float32(scale)), zero_point=zero_point, width=own_width)
-    least, greatest = spans(wanted)
+    least, greatest = spans_of(wanted)
     # Half a step beyond the last code still rounds to it; a definition may end a step further.
     slack = 1.5 * wanted.scale
     beyond = seen.least < least - slack or seen.greatest > greatest + slack
@@ -95,7 +106,7 @@ def _fixed(group: TensorGroup, seen: Distribution, width: int) -> Numbers | None
     return numbers_of((least, greatest), "", width=width)
 
 
-def _mirrored(seen: Distribution) -> Distribution:
+def mirrored(seen: Distribution) -> Distribution:
     """`seen` and its negative: its best range is symmetric."""
     reach = max(-seen.least, seen.greatest)
     centers = np.concatenate([-seen.centers[::-1], seen.centers])

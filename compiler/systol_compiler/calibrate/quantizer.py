@@ -10,6 +10,7 @@ from systol_compiler.calibrate.host_layer import build_host_layer, constant_laye
 from systol_compiler.calibrate.numbering import number_tensors
 from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.samples import CalibrationData, Samples
+from systol_compiler.calibrate.selection import select_ranges
 from systol_compiler.calibrate.statistics import collect
 from systol_compiler.graph.float_graph import Array, Graph, GraphOutput, Node
 from systol_compiler.numbers.tensor import QTensor
@@ -80,7 +81,12 @@ def quantize(
         groups = group_tensors(parts, table, unify_add=options.unify_add)
         observed = [name for group in groups for name in group.observed if name not in seen]
         seen |= collect(graph, samples, observed)
-        numbering = number_tensors(groups, seen, options)
+        spans = (
+            select_ranges(parts, groups, seen, samples, options)
+            if options.method == "auto" and not samples.random
+            else ()
+        )
+        numbering = number_tensors(groups, seen, options, spans)
         quantizer = _Quantizer(parts, table, numbering.numbers)
         refusal = quantizer.build(samples, options)
         if refusal is None:

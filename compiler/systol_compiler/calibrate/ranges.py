@@ -12,7 +12,7 @@ from systol_compiler.numbers.limits import INT8_MAX, INT8_MIN, INT16_LIMIT
 from systol_compiler.quantized.build import Numbers
 from systol_hw.errors import UnsupportedModelError
 
-Method: TypeAlias = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+Method: TypeAlias = Literal["auto", "minmax", "percentile", "mse", "robust", "entropy"]
 METHODS: Final[tuple[str, ...]] = get_args(Method)
 
 SCALE_MIN: Final = 2.0**-40
@@ -21,8 +21,9 @@ SCALE_MAX: Final = 2.0**40
 
 _LEVELS: Final = 256
 _VALUES_PER_BIN: Final = 8
-_SHRINKS: Final = np.linspace(0.2, 1.0, 81)
+_SHRINKS: Final = np.concatenate([np.geomspace(0.05, 0.5, 24), np.linspace(0.51, 1.0, 50)])
 """Fractions of a side of the full range that "mse" tries; the last one clips nothing."""
+_ROBUST: Final = 1.5
 _ENTROPY_SHRINKS: Final = np.linspace(0.3, 1.0, 36)
 _PERCENTILES: Final = (99.9, 99.99, 99.999)
 """What "auto" tries besides the other methods' ranges."""
@@ -35,10 +36,12 @@ def choose_range(seen: Distribution, method: Method, percentile: float) -> Range
     """The real range (least <= 0 <= greatest) that 8 bits shall cover.
 
     minmax covers everything seen; percentile all but the outer (100 - percentile) percent, half
-    at each side that has values; mse and entropy shrink the range until the mean squared error,
-    or the Kullback-Leibler divergence of the two distributions, is least (mse each side by
-    itself). entropy keeps the full range of a tensor with fewer than 8 values a bin: so few show
-    no distribution. auto takes of all of these the range with the least squared error.
+    at each side that has values. mse, robust and entropy shrink the range until the mean squared
+    error, the mean of errors to the power 1.5, or the Kullback-Leibler divergence of the two
+    distributions, is least (mse and robust each side by itself); robust clips rare values more.
+    entropy keeps the full range of a tensor with fewer than 8 values a bin: so few show no
+    distribution. auto takes of all of these the range with the least squared error: what
+    `selection` starts from.
     """
     full = min(seen.least, 0.0), max(seen.greatest, 0.0)
     if full[0] == full[1] or seen.constant:
@@ -51,11 +54,14 @@ def choose_range(seen: Distribution, method: Method, percentile: float) -> Range
         case "entropy":
             return _entropy(seen, full)
         case "mse":
-            return _least_error(seen, _shrunk(seen, full))
+            return _least_error(seen, _shrunk(seen, full, 2.0), 2.0)
+        case "robust":
+            return _least_error(seen, _shrunk(seen, full, _ROBUST), _ROBUST)
         case "auto":
-            candidates = [full, *_shrunk(seen, full), _entropy(seen, full)]
+            candidates = [full, *_shrunk(seen, full, 2.0), *_shrunk(seen, full, _ROBUST)]
+            candidates.append(_entropy(seen, full))
             candidates += [_percentile(seen, full, each) for each in _PERCENTILES]
-            return _least_error(seen, candidates)
+            return _least_error(seen, candidates, 2.0)
 
 
 def numbers_of(
@@ -92,22 +98,24 @@ def numbers_of(
     return Numbers(scale=scale, zero_point=zero_point, width=width)
 
 
-def squared_error(seen: Distribution, span: Range) -> float:
-    """Sum of the squared errors that 8 bits over `span` make of the values seen."""
+def rounding_error(seen: Distribution, span: Range, power: float = 2.0) -> float:
+    """Sum of the errors, to `power`, that 8 bits over `span` make of the values seen."""
     scale = np.float64(np.float32((span[1] - span[0]) / (_LEVELS - 1)))
     if not scale:
         return inf
     offset = np.clip(np.rint(span[0] / scale), 1 - _LEVELS, 0)
     levels = np.clip(np.rint(seen.centers / scale), offset, offset + _LEVELS - 1)
-    return float(seen.counts @ (levels * scale - seen.centers) ** 2)
+    return float(seen.counts @ np.abs(levels * scale - seen.centers) ** power)
 
 
-def _least_error(seen: Distribution, candidates: list[Range]) -> Range:
+def _least_error(seen: Distribution, candidates: list[Range], power: float) -> Range:
     """Of equals the first."""
-    return min(dict.fromkeys(candidates), key=lambda span: squared_error(seen, span))
+    return min(
+        dict.fromkeys(candidates), key=lambda span: rounding_error(seen, span, power)
+    )
 
 
-def _shrunk(seen: Distribution, full: Range) -> list[Range]:
+def _shrunk(seen: Distribution, full: Range, power: float) -> list[Range]:
     """The best few ranges by a formula: what is clipped, and a step's uniform error inside.
 
     Clipping at one side does not depend on the other side's bound, so that all pairs of bounds
@@ -115,24 +123,23 @@ def _shrunk(seen: Distribution, full: Range) -> list[Range]:
     """
     lows = full[0] * _SHRINKS if full[0] else np.zeros(1)
     highs = full[1] * _SHRINKS if full[1] else np.zeros(1)
-    below = _clipped(seen.centers[::-1] * -1, seen.counts[::-1], -lows)
-    above = _clipped(seen.centers, seen.counts, highs)
+    below = _clipped(-seen.centers[::-1], seen.counts[::-1], -lows, power)
+    above = _clipped(seen.centers, seen.counts, highs, power)
     inside = float(seen.counts[seen.centers != 0].sum())
     steps = (highs[None, :] - lows[:, None]) / (_LEVELS - 1)
-    costs = below[:, None] + above[None, :] + steps**2 / 12 * inside
+    # The mean of |x| ** power over half a step to each side.
+    costs = below[:, None] + above[None, :] + (steps / 2) ** power / (power + 1) * inside
     best = np.argsort(costs, axis=None, kind="stable")[:4]
     return [(float(lows[i // highs.size]), float(highs[i % highs.size])) for i in best]
 
 
-def _clipped(centers: Floats, counts: Floats, bounds: Floats) -> Floats:
-    """Sum of squared distances of the values above each of `bounds`; `centers` ascend."""
-    # Moments from the top down: the sum over x > b of n (x - b)**2 is a quadratic in b.
-    moments = [
-        np.append(np.cumsum((counts * centers**power)[::-1])[::-1], 0.0) for power in (0, 1, 2)
-    ]
-    first = np.searchsorted(centers, bounds, side="right")
-    zeroth, linear, square = (moment[first] for moment in moments)
-    result: Floats = np.maximum(square - 2 * bounds * linear + bounds**2 * zeroth, 0.0)
+def _clipped(centers: Floats, counts: Floats, bounds: Floats, power: float) -> Floats:
+    """Sum of the distances, to `power` (2 or 1.5), of the values above each of `bounds`; `centers`
+    ascend."""
+    first = int(np.searchsorted(centers, bounds.min(initial=inf), side="right"))
+    distance = np.maximum(centers[first:][None, :] - bounds[:, None], 0.0)
+    errors = distance * distance if power == 2.0 else distance * np.sqrt(distance)
+    result: Floats = errors @ counts[first:]
     return result
 
 
@@ -186,7 +193,7 @@ def _divergence(centers: Floats, counts: Floats, least: float, greatest: float) 
     return float((p * np.log(p / q)).sum())
 
 
-def spans(numbers: Numbers) -> Iterator[float]:
+def spans_of(numbers: Numbers) -> Iterator[float]:
     """Least and greatest real value that `numbers` can hold."""
     least, greatest = (
         (INT8_MIN, INT8_MAX) if numbers.width == 8 else (-INT16_LIMIT, INT16_LIMIT)

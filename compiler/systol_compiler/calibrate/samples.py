@@ -33,6 +33,8 @@ class Samples:
     ----------
     note
         What the report should say of the data, or "".
+    random
+        Whether the values are drawn, and say nothing of accuracy.
     """
 
     def __init__(self, graph: Graph, data: CalibrationData | None, purpose: str, most: int) -> None:
@@ -45,7 +47,8 @@ class Samples:
         self._run = False
         self.count = 0
         self.note = ""
-        if isinstance(data, str) and data == RANDOM:
+        self.random = isinstance(data, str) and data == RANDOM
+        if self.random:
             self.note = (
                 "calibrated on random values: cycles and bytes are those of real data, outputs "
                 "mean nothing"
