@@ -5,7 +5,7 @@ The input is *lines* of positions of contiguous bytes. The reduction runs over `
 positions (kernel-row folding). Outputs lie at `size` positions of each plane, in column tiles.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +131,19 @@ class MatrixNest(Nest):
             and not self.pooled
             and len(self.passes) == 1
             and isinstance(self.weights, StoredWeights)
+        )
+
+    @property
+    def folded(self) -> int:
+        """Positions that a step reaches over: more than 1 where kernel rows are folded."""
+        return -(-self.step_bytes // max(self.input.width, 1)) if self.tile_bytes == 0 else 1
+
+    def unfolded(self) -> "MatrixNest":
+        """The same product with a step for each position: its channels can then be cut."""
+        assert self.taps[1] == 1 and self.step_bytes == self.folded * self.input.width
+        return replace(
+            self, taps=(self.taps[0], self.folded), tap_steps=(self.tap_steps[0], 1),
+            step_bytes=self.input.width,
         )
 
     @property

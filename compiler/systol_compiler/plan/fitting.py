@@ -54,17 +54,28 @@ class GroupPlan:
         return "\n".join([*lines, "}"])
 
 
+Tilings = dict[tuple[int, Cut, tuple[int, int]], tuple[TiledStage, tuple[int, int]]]
+"""By stage, cut and the accumulator bank that is next: the tiled stage, and the bank behind it."""
+
+
 def plan_group(
     network: LoweredNetwork, arch: Arch, cuts: Mapping[int, Cut], default: Cut,
-    residency: Residency,
+    residency: Residency, known: Tilings | None = None,
 ) -> GroupPlan:
-    """The tasks of a group under given decisions; `cuts` by stage go before `default`."""
+    """The tasks of a group under given decisions; `cuts` by stage go before `default`.
+
+    `known` keeps tilings of this network from one call to the next.
+    """
     banks = Banks(arch)
-    stages = form_stages(network)
-    tiled = [
-        tile_stage(network, stage, arch, cuts.get(time, default), banks)
-        for time, stage in enumerate(stages)
-    ]
+    tiled = []
+    known = {} if known is None else known
+    for time, stage in enumerate(form_stages(network)):
+        key = (time, cuts.get(time, default), banks.state)
+        if key not in known:
+            found = tile_stage(network, stage, arch, key[1], banks)
+            known[key] = (found, banks.state)
+        found, banks.state = known[key]
+        tiled.append(found)
     tasks = TaskBuilder(network, tiled, residency, arch).build()
     return GroupPlan(
         network=network, stages=tuple(tiled), tasks=tuple(tuple(stage) for stage in tasks),
@@ -73,14 +84,17 @@ def plan_group(
 
 
 class Fitter:
-    """Streams and cuts until a group fits `room` bytes at every stage."""
+    """Streams and cuts until a group fits `room` bytes at every stage. Decisions only ever get
+    smaller: less room needs no new beginning."""
 
-    def __init__(self, network: LoweredNetwork, arch: Arch, default: Cut, room: int) -> None:
-        self.network, self.arch, self.default, self.room = network, arch, default, room
+    def __init__(self, network: LoweredNetwork, arch: Arch, default: Cut) -> None:
+        self.network, self.arch, self.default = network, arch, default
+        self.room = arch.ub_bytes
         self.until: dict[str, int] = {}
         self.sliced: set[int] = set()
         self.cuts: dict[int, Cut] = {}
         self.stages: Sequence[Stage] = form_stages(network)
+        self._known: Tilings = {}
         self._touched = self._touches()
         self._stage_of = {
             place: time for time, stage in enumerate(self.stages) for place in stage.nests
@@ -98,7 +112,9 @@ class Fitter:
     def plan(self) -> GroupPlan:
         """The group under the present decisions."""
         residency = Residency(until=dict(self.until), sliced=frozenset(self.sliced))
-        return plan_group(self.network, self.arch, dict(self.cuts), self.default, residency)
+        return plan_group(
+            self.network, self.arch, dict(self.cuts), self.default, residency, self._known
+        )
 
     def fit(self, extra: Sequence[int] = ()) -> GroupPlan:
         """A plan in which no stage has more than `room` bytes alive; `extra` are stages that need
@@ -127,9 +143,9 @@ class Fitter:
                     changed |= self._relieve(group, time, excess, over)
             forced = []
             if not changed:
-                raise self._too_big(group, wanted[0])
+                raise self.too_big(group, wanted[0])
             group = self.plan()
-        raise self._too_big(group, wanted[0])
+        raise self.too_big(group, wanted[0])
 
     def _pressures(self, group: GroupPlan) -> list[int]:
         change = [0] * (len(self.stages) + 1)
@@ -223,34 +239,53 @@ class Fitter:
         groups = max(-(-nest.output.width // self.arch.columns) for nest in nests)
         parameters = sizes.pop("parameters", 0)
         data = sum(sizes.values())
+        # Pieces that are many times too large are cut at once to about what fits.
+        factor = 2
+        while factor < 64 and factor * self.room < group.pressure(time):
+            factor *= 2
         if parameters > data and groups > 1 and (cut.channels < groups):
             self.sliced.add(time)
-            self.cuts[time] = replace(cut, channels=min(groups, max(2, 2 * cut.channels)))
+            self.cuts[time] = replace(cut, channels=min(groups, factor * cut.channels))
             return True
         if cut.bands < lines:
-            self.cuts[time] = replace(cut, bands=min(lines, 2 * cut.bands))
+            self.cuts[time] = replace(cut, bands=min(lines, factor * cut.bands))
             return True
         if cut.columns < positions:
-            self.cuts[time] = replace(cut, columns=min(positions, 2 * cut.columns))
+            self.cuts[time] = replace(cut, columns=min(positions, factor * cut.columns))
+            return True
+        if self._unfold(time):
             return True
         steps = max(
             (-(-nest.step_bytes // self.arch.rows) for nest in nests
              if isinstance(nest, MatrixNest)), default=1,
         )
         if isinstance(nests[0], MatrixNest) and cut.reduction < steps and self._splits(nests[0]):
-            self.cuts[time] = replace(cut, reduction=min(steps, 2 * cut.reduction))
+            self.cuts[time] = replace(cut, reduction=min(steps, factor * cut.reduction))
             return True
         if cut.channels < groups and (parameters or isinstance(nests[0], VectorNest)):
             if parameters:
                 self.sliced.add(time)
-            self.cuts[time] = replace(cut, channels=min(groups, max(2, 2 * cut.channels)))
+            self.cuts[time] = replace(cut, channels=min(groups, factor * cut.channels))
             return True
         return False
 
     def _splits(self, nest: MatrixNest) -> bool:
         return nest.tile_bytes == 0 and nest.step_bytes <= nest.input.width
 
-    def _too_big(self, group: GroupPlan, time: int) -> UnsupportedModelError:
+    def _unfold(self, time: int) -> bool:
+        """Let a step reach over one position alone, so that the reduction can be cut."""
+        place = self.stages[time].nests[0]
+        nest = self.network.nests[place]
+        if not isinstance(nest, MatrixNest) or nest.folded == 1 or nest.taps[1] != 1:
+            return False
+        nests = list(self.network.nests)
+        nests[place] = nest.unfolded()
+        self.network = replace(self.network, nests=tuple(nests))
+        self._known = {key: value for key, value in self._known.items() if key[0] != time}
+        return True
+
+    def too_big(self, group: GroupPlan, time: int) -> UnsupportedModelError:
+        """The error for a stage whose smallest tiles do not fit."""
         nest = self.network.nests[self.stages[time].nests[0]]
         return UnsupportedModelError(
             f"layer {nest.layer!r}: its smallest tiles and what they read, {group.pressure(time)} "

@@ -20,7 +20,7 @@ _STEADIER_TRIES = 16
 """At most about twice so many numbers of groups are tried to find such groups."""
 _PINNED_SHARE = 8
 """All layers' constants stay in the unified buffer if they take at most one part in so many."""
-_FIT_TRIES = 24
+_FIT_TRIES = 2
 _FULL = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6)
 """Shares of the buffer that stages may fill, tried in order: greedy placement leaves gaps."""
 
@@ -224,27 +224,29 @@ class _Planner:
 
     def streamed(self) -> MemoryPlan:
         """Single images, with what does not fit streamed through slots."""
-        network = self.lowered(1)
-        error: UnsupportedModelError | None = None
+        fitter = Fitter(self.lowered(1), self.arch, self.default)
         for share in _FULL:
-            fitter = Fitter(network, self.arch, self.default, int(self.arch.ub_bytes * share))
-            try:
-                group = fitter.fit()
-                for lead, linger in ((1, 1), (1, 0), (0, 0)):
-                    found = self.allocate((group,) * self.batch, False, lead=lead, linger=linger)
-                    if isinstance(found, MemoryPlan):
-                        return found
-                for _ in range(_FIT_TRIES):
-                    assert isinstance(found, Overflow)
-                    time = max(0, found.request.first) % len(group.stages)
-                    group = fitter.fit((time,))
-                    found = self.allocate((group,) * self.batch, False, lead=0, linger=0)
-                    if isinstance(found, MemoryPlan):
-                        return found
-            except UnsupportedModelError as problem:
-                error = error or problem
-        assert error is not None
-        raise error
+            fitter.room = int(self.arch.ub_bytes * share)
+            group = fitter.fit()
+            found = self._allocate_streamed(group)
+            for _ in range(_FIT_TRIES):
+                if isinstance(found, MemoryPlan):
+                    return found
+                # Stages whose pieces found no place need relief, whatever their sum is.
+                time = max(0, found.request.first) % len(group.stages)
+                group = fitter.fit((time,))
+                found = self._allocate_streamed(group)
+            if isinstance(found, MemoryPlan):
+                return found
+        raise fitter.too_big(group, max(0, found.request.first) % len(group.stages))
+
+    def _allocate_streamed(self, group: GroupPlan) -> MemoryPlan | Overflow:
+        groups = (group,) * self.batch
+        for lead, linger in ((1, 1), (1, 0), (0, 0)):
+            found = self.allocate(groups, False, lead=lead, linger=linger)
+            if isinstance(found, MemoryPlan):
+                break
+        return found
 
 
 def _constants(network: LoweredNetwork) -> list[str]:

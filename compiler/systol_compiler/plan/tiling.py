@@ -128,6 +128,15 @@ class Banks:
         self._rows = arch.accumulator_bank_rows
         self._bank, self._half = 0, 0
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Where the next tiles go: what may be set again."""
+        return self._bank, self._half
+
+    @state.setter
+    def state(self, value: tuple[int, int]) -> None:
+        self._bank, self._half = value
+
     def together(self) -> int:
         """First accumulator row of what is finished as a whole, in one bank."""
         row = self._bank * self._rows
