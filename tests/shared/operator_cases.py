@@ -261,3 +261,38 @@ class Swapped(Layer):
 
     def export(self, exporter: QdqExporter) -> None:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Flipped(Layer):
+    """An axis backwards, as a view."""
+
+    kind: ClassVar[str] = "flipped"
+
+    axis: int
+
+    def verify(self, tensors: Tensors) -> None:
+        return None
+
+    def evaluate(self, values: Sequence[Array], tensors: Tensors) -> list[Array]:
+        return [np.flip(values[0], self.axis)]
+
+    def lower(self, builder: NestBuilder) -> None:
+        view = builder.view(self.inputs[0])
+        last = view.shape[self.axis] - 1
+        builder.alias(self.outputs[0], view.slice(self.axis, last, last + 1, -1))
+
+    def export(self, exporter: QdqExporter) -> None:
+        raise NotImplementedError
+
+
+def flipped(builder: LayerBuilder, tensor: QTensor, axis: int) -> QTensor:
+    """`tensor` with `axis` backwards."""
+    inner = builder.inner(tensor.shape, tensor.scale, tensor.zero_point, tensor.width)
+    builder.add(
+        Flipped(
+            name=builder.layer_name("flipped"), inputs=(tensor.name,), outputs=(inner.name,),
+            source_nodes=("node",), axis=axis,
+        )
+    )
+    return inner

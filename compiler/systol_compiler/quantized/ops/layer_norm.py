@@ -27,7 +27,7 @@ def _build(node: Node, builder: LayerBuilder) -> None:
     shape = tuple(x.shape[axis] for axis in axes)
     if x.size > prod(shape):
         # Mean and deviation then are rows that repeat, and not columns to be spread.
-        x = turned(builder, x, channels_inside(len(x.shape), axes))
+        x = turned(builder, x, channels_inside(x.shape, axes))
     scale = np.broadcast_to(graph.constants[node.inputs[1]].astype(np.float64), shape)
     offset = np.zeros(shape)
     if len(node.inputs) > 2 and node.inputs[2]:

@@ -84,7 +84,7 @@ class RowReduction(Layer):
         return source, out
 
     def _order(self, view: View) -> Order:
-        return channels_inside(len(view.shape), self.axes)
+        return channels_inside(view.shape, self.axes)
 
     def _kept_loops(self, out: View, source: View) -> list[Loop]:
         """Loops over the channels: extents, and strides in the result and in the source."""
@@ -117,7 +117,7 @@ class RowExtremum(RowReduction):
         return [result.reshape(tensors[self.outputs[0]].shape)]
 
     def input_orders(self, tensors: Tensors, results: Sequence[Order | None]) -> list[Order | None]:
-        return [channels_inside(len(tensors[self.inputs[0]].shape), self.axes)]
+        return [channels_inside(tensors[self.inputs[0]].shape, self.axes)]
 
     def lower(self, builder: NestBuilder) -> None:
         source, out = self._views(builder)
@@ -339,10 +339,12 @@ def reduced_shape(
     return tuple(size for axis, size in enumerate(shape) if axis not in axes)
 
 
-def channels_inside(rank: int, axes: Sequence[int]) -> Order:
-    """Memory order with the axes that are kept innermost, but the first, if kept, outermost."""
-    kept = [axis for axis in range(rank) if axis not in axes]
-    first = kept[:1] if kept[:1] == [0] and len(kept) > 1 else []
+def channels_inside(shape: tuple[int, ...], axes: Sequence[int]) -> Order:
+    """Memory order with the axes that are kept innermost; but the first, if kept, outermost, where
+    others give channels."""
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    channels = prod(shape[axis] for axis in kept if axis > 0)
+    first = kept[:1] if kept[:1] == [0] and channels > 1 else []
     return (*first, *sorted(axes), *kept[len(first) :])
 
 

@@ -2,15 +2,15 @@
 
 For x of 8 bits: row maximum m; d = x - m, 8 bits and exact; e = exp(d), 16 bits by table and exact
 to half a step; s = sum of e, exact; r = 1/s, 16 bits (`ranged_sum`); y = e * r, rounded once.
-Of 16 bits, d has 16 bits and exp is interpolated. LogSoftmax is x - (m + log s).
+Of 16 bits, d has 16 bits and exp is interpolated. LogSoftmax is d - log s, or x - (m + log s) where
+d is not exact.
 
 Rows run along the softmax axis; the machine works on all channels (the other axes) of a row at
 once, so that the axis lies outermost in memory: scores of attention are best written as
 keys x queries.
 """
 
-from fractions import Fraction
-from math import floor, log, log2
+from math import log
 
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.numbers.limits import INT16_LIMIT
@@ -34,9 +34,9 @@ _LONGEST = 65_000
 """Elements of a row: as many numbers of 16 bits as a sum of 32 bits holds."""
 _DEEPEST = log(2 * INT16_LIMIT) + 0.5
 """Where exp(-d) and the knots around it round to 0 in 16 bits."""
-_HEADROOM = 128
-"""How far reciprocals reach beyond the greatest result: a step of theirs is a quarter of a step of
-an 8-bit result then."""
+_HEADROOM = 32
+"""How far reciprocals reach beyond the greatest result: a step of theirs is an eighth of a step of
+an 8-bit result then, or a quarter."""
 _MARGIN = 1.05
 """Room above the greatest reciprocal, so that no knot beside it saturates."""
 _MASKED = -1e3
@@ -56,8 +56,8 @@ def _axis(node: Node, graph: Graph) -> tuple[int, ...]:
 
 def _shifted_exp(
     builder: LayerBuilder, x: QTensor, axis: tuple[int, ...]
-) -> tuple[QTensor, QTensor]:
-    """The rows' maxima, and exp(x - maximum) with 16 bits."""
+) -> tuple[QTensor, QTensor, QTensor]:
+    """The rows' maxima, x - maximum, and its exponential with 16 bits."""
     most = builder.inner(reduced_shape(x.shape, axis), x.scale, x.zero_point, x.width)
     add_extremum(builder, x, most, axis)
     if x.width == 8:
@@ -69,7 +69,7 @@ def _shifted_exp(
     add_elementwise(builder, "Add", x, most, below, factors=(1, -1), suffix="below")
     powers = builder.inner(x.shape, 1 / INT16_LIMIT, 0, 16)
     add_table(builder, Expression((Step(op="Exp"),)), below, powers, suffix="exp")
-    return most, powers
+    return most, below, powers
 
 
 def _of_sum(
@@ -87,7 +87,7 @@ def _of_sum(
 
 def _build_softmax(node: Node, builder: LayerBuilder) -> None:
     x, out, axis = builder.tensor(node.inputs[0]), builder.output(), _axis(node, builder.graph)
-    _, powers = _shifted_exp(builder, x, axis)
+    _, _, powers = _shifted_exp(builder, x, axis)
     shape = reduced_shape(x.shape, axis)
     most = min(1.0, _HEADROOM * reach(out)[1])
     shares = builder.inner(shape, _MARGIN * most / INT16_LIMIT, 0, 16)
@@ -109,18 +109,16 @@ def _build_softmax(node: Node, builder: LayerBuilder) -> None:
 
 def _build_log_softmax(node: Node, builder: LayerBuilder) -> None:
     x, out, axis = builder.tensor(node.inputs[0]), builder.output(), _axis(node, builder.graph)
-    most, powers = _shifted_exp(builder, x, axis)
+    most, below, powers = _shifted_exp(builder, x, axis)
     length = x.shape[axis[0]]
     logs = builder.inner(most.shape, max(log(length), 1.0) / INT16_LIMIT, 0, 16)
     _of_sum(builder, powers, axis, (Step(op="Log"),), logs, "log")
-    least = (max(map(abs, reach(x))) + log(length)) / INT16_LIMIT * (1 + 2**-20)
-    # A power of two below the operand's step, where there is room: its maxima stay exact.
-    halvings = floor(log2(x.scale / least))
-    total = builder.inner(most.shape, x.scale / 2**halvings if halvings > 0 else least, 0, 16)
-    add_elementwise(builder, "Add", most, logs, total, suffix="total")
-    add_elementwise(
-        builder, "Add", x, total, out, factors=(Fraction(1), Fraction(-1)), suffix="difference"
-    )
+    if x.width == 16:
+        largest = max(map(abs, reach(x))) + log(length)
+        total = builder.inner(most.shape, largest / INT16_LIMIT * (1 + 2**-20), 0, 16)
+        add_elementwise(builder, "Add", most, logs, total, suffix="total")
+        below, logs = x, total
+    add_elementwise(builder, "Add", below, logs, out, factors=(1, -1), suffix="difference")
 
 
 def row_length(node: Node, graph: Graph) -> str | None:
@@ -130,9 +128,28 @@ def row_length(node: Node, graph: Graph) -> str | None:
 
 
 def read_again(node: Node, graph: Graph) -> str | None:
-    """its result must be read by another node: at the end of a model the host computes it, which
-    costs no crossing"""
-    return None if graph.consumers.get(node.outputs[0]) else "a result of the model"
+    """its result must be read by a node that computes: at the end of a model the host computes
+    what the machine has given, which costs no crossing"""
+    alone = not _computes(node.inputs[0], graph)
+    if alone or _computed_from(node.outputs[0], graph):
+        return None
+    return "a result of the model"
+
+
+def _computes(name: str, graph: Graph) -> bool:
+    """Whether more than moves stand between the model's inputs and the tensor."""
+    producer = graph.producers.get(name)
+    if producer is None:
+        return False
+    return producer.op not in _MOVES or any(_computes(part, graph) for part in producer.inputs)
+
+
+def _computed_from(name: str, graph: Graph) -> bool:
+    """Whether a node that does not only move values reads the tensor, behind moves too."""
+    return any(
+        reader.op not in _MOVES or any(_computed_from(out, graph) for out in reader.outputs)
+        for reader in graph.consumers.get(name, [])
+    )
 
 
 def ranked(node: Node, graph: Graph) -> str | None:
@@ -153,27 +170,13 @@ def _masked(name: str, graph: Graph) -> bool:
     )
 
 
-def _multiplied(name: str, graph: Graph) -> bool:
-    """Whether a product reads the tensor, moves between the two included."""
-    readers = graph.consumers.get(name, [])
-    return any(
-        reader.op in ("MatMul", "Einsum")
-        or (reader.op in _MOVES and any(_multiplied(out, graph) for out in reader.outputs))
-        for reader in readers
-    )
-
-
 def _wish(node: Node, graph: Graph) -> Wish:
-    """Codes from 0 to 1 in 256ths, unless a product wants a zero point of 0; 16 bits for masked
-    scores, whose range has no meaning."""
-    if graph.types[node.inputs[0]].dtype != "float32":
+    """16 bits for masked scores, whose range has no meaning. The range of the result is that of the
+    data: where rows are long, its elements are far from 1."""
+    x = node.inputs[0]
+    if graph.types[x].dtype != "float32" or not _masked(x, graph):
         return NO_WISH
-    x, fixed = node.inputs[0], []
-    if node.op == "Softmax" and not _multiplied(node.outputs[0], graph):
-        fixed.append((node.outputs[0], 1 / 256, -128))
-    if _masked(x, graph):
-        fixed.append((x, _MASKED_STEP, 0))
-    return Wish(wide=(x,) if _masked(x, graph) else (), fixed=tuple(fixed))
+    return Wish(wide=(x,), fixed=((x, _MASKED_STEP, 0),))
 
 
 _RULES = (

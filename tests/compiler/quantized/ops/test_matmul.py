@@ -11,6 +11,7 @@ from node_cases import Case
 from operator_cases import (
     Swapped,
     built,
+    flipped,
     layer_builder,
     ordered,
     real_of,
@@ -95,6 +96,13 @@ def test_in_every_memory_order(data: st.DataObject) -> None:
     product(*shapes[:2], orders=tuple(drawn), widths=tuple(widths), archs=("nano",))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_one_matrix_for_a_whole_batch(order: Order) -> None:
+    product((3, 4, 5), (5, 6), orders=(None, None, order), archs=("nano",))
+    product((3, 4, 5), (5, 6), orders=(order, None, None), archs=("nano",))
+    product((4, 5), (3, 5, 6), orders=(None, order, order), archs=("nano",))
+
+
 def test_narrows_what_could_overflow_and_recentres_what_is_not_symmetric() -> None:
     product((3, 600), (600, 4), widths=(16, 8, 8))
     product((3, 40), (40, 4), widths=(16, 16, 8))
@@ -102,8 +110,29 @@ def test_narrows_what_could_overflow_and_recentres_what_is_not_symmetric() -> No
 
 
 def test_of_a_bias_belongs_to_the_last_axis() -> None:
-    product((2, 9, 5), (2, 5, 7), bias=np.linspace(-9, 9, 7), orders=(None, None, (0, 2, 1)))
+    for widths in ((8, 8, 8), (8, 8, 16)):
+        product(
+            (2, 9, 5), (2, 5, 7), bias=np.linspace(-9, 9, 7), orders=(None, None, (0, 2, 1)),
+            widths=widths,
+        )
     product((9, 5), (5,), bias=np.linspace(-9, 9, 9))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("operand", [0, 1])
+def test_of_operands_that_lie_backwards(operand: int, axis: int) -> None:
+    """Lines of weights are read forwards alone, activations either way."""
+    builder = layer_builder()
+    shapes = ((2, 6, 5), (2, 5, 9))
+    operands = []
+    for place, shape in enumerate(shapes):
+        name = "ab"[place]
+        builder.tensors[name] = QTensor(name=name, shape=shape, scale=1.0, zero_point=0)
+        tensor = builder.tensors[name]
+        operands.append(flipped(builder, tensor, axis) if place == operand else tensor)
+    out = builder.inner((2, 6, 9), 300.0, 0)
+    add_matmul(builder, operands[0], operands[1], out)
+    check(built(builder, [out.name]))
 
 
 def test_attention_needs_no_copies() -> None:

@@ -75,7 +75,7 @@ def reduction(
         ((2, 3, 4), (2,)), ((2, 3, 4), (1,)), ((2, 3, 4), (0,)), ((2, 3, 4), (0, 2)),
         ((2, 5, 6, 7), (2, 3)), ((2, 5, 6, 7), (1,)), ((2, 3, 40, 33), (3,)), ((7,), (0,)),
         ((1, 1000), (1,)), ((2, 3, 700), (2,)), ((2, 3, 4), (0, 1, 2)), ((3, 1, 4), (1,)),
-        ((300, 3), (0,)),
+        ((300, 3), (0,)), ((2, 5, 6, 7), (0, 2)), ((2, 2, 1), (1,)), ((3, 1, 300, 1), (2,)),
     ],
 )
 def test_over_axes(kind: str, case: tuple[Shape, tuple[int, ...]]) -> None:
@@ -130,6 +130,7 @@ def test_refuses_what_could_overflow_and_wrong_shapes() -> None:
 
 
 def test_channels_inside() -> None:
-    assert channels_inside(4, (3,)) == (0, 3, 1, 2)
-    assert channels_inside(2, (1,)) == (1, 0)
-    assert channels_inside(3, (0,)) == (0, 1, 2)
+    assert channels_inside((2, 3, 4, 5), (3,)) == (0, 3, 1, 2)
+    assert channels_inside((2, 3), (1,)) == (1, 0)
+    assert channels_inside((2, 3, 1), (1,)) == (1, 0, 2)
+    assert channels_inside((2, 3, 4), (0,)) == (0, 1, 2)
