@@ -16,9 +16,10 @@ OPERATORS: Final = tuple(
     "Add Conv ConvTranspose Gemm MatMul MaxPool AveragePool Concat Split Slice Gather Reshape "
     "Transpose Flatten Squeeze Unsqueeze Pad Resize Softmax Clip Relu ReduceMean ReduceMax "
     "ArgMax BatchNormalization InstanceNormalization GroupNormalization LayerNormalization LRN "
-    "Where Expand Tile Range ConstantOfShape Shape Cast Loop If Einsum DepthToSpace SpaceToDepth TopK "
-    "NonZero OneHot Attention Dropout Identity LSTM PRelu Pow Mul Sub Div GatherND ScatterND Upsample "
-    "RotaryEmbedding SequenceConstruct Scan CumSum LpNormalization GlobalAveragePool".split()
+    "Where Expand Tile Range ConstantOfShape Shape Cast Loop If Einsum DepthToSpace "
+    "SpaceToDepth TopK NonZero OneHot Attention Dropout Identity LSTM PRelu Pow Mul Sub Div "
+    "GatherND ScatterND Upsample RotaryEmbedding SequenceConstruct Scan CumSum LpNormalization "
+    "GlobalAveragePool".split()
 )
 
 

@@ -208,12 +208,12 @@ def wrap_nodes(
     outputs: Mapping[str, TensorType],
     constants: Mapping[str, Array],
 ) -> onnx.ModelProto:
-    """An ONNX model of `nodes`; of `constants`, it holds those that the nodes read.
+    """An ONNX model of `nodes`; of `constants`, it holds those that are read or put out.
 
     Operators that came after operator set `opset` are written out by older ones.
     """
     nodes = [part for node in nodes for part in written_out(node, opset)]
-    read = {used for node in nodes for used in node.input}
+    read = {used for node in nodes for used in node.input} | set(outputs)
     graph = helper.make_graph(
         nodes,
         name or "graph",

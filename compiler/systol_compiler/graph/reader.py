@@ -15,7 +15,7 @@ from onnx import checker, defs
 from systol_compiler.graph.adapters import adapt
 from systol_compiler.graph.expansion import function_body, is_expanded
 from systol_compiler.graph.operand_rules import check_given, check_operands
-from systol_compiler.graph.scope import Scope, inline_tensor, require_text
+from systol_compiler.graph.scope import Scope, inline_tensor, refuse_external, require_text
 from systol_compiler.graph.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
 
@@ -397,6 +397,10 @@ class Reader:
                 f"{_place(node, name)}: the model breaks a rule of ONNX: no operator "
                 f"{node.op_type!r} in operator set {scope.opset}; export the model again"
             )
+        for item in node.attribute:
+            for tensor in (item.t, *item.tensors):
+                # The checker would look for the file, wherever it is said to lie.
+                refuse_external(tensor, _place(node, name))
         schema: Any = defs.get_schema(node.op_type, scope.opset, "")
         if schema.deprecated:
             # Such as GroupNormalization 18: still defined, but the checker refuses it.

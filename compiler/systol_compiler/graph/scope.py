@@ -124,12 +124,23 @@ def attribute_value(item: AttributeProto, place: str) -> Any:
 
 def inline_tensor(tensor: onnx.TensorProto, place: str) -> Any:
     """The values of a tensor inside a node."""
+    refuse_external(tensor, place)
+    return tensor_value(tensor)
+
+
+def refuse_external(tensor: onnx.TensorProto, place: str) -> None:
+    """Refuse a tensor inside a node that lies in another file.
+
+    Raises
+    ------
+    InputError
+        It does.
+    """
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         raise InputError(
             f"{place}: tensor {tensor.name!r} is stored in an external file, which only "
             "initializers of the main graph may be; save the model in one file"
         )
-    return tensor_value(tensor)
 
 
 def require_text(place: str, *values: object) -> None:
