@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from systol_compiler.nests.builder import NestBuilder, natural
 from systol_compiler.nests.operand import image_operand
-from systol_compiler.nests.vector import Operation
+from systol_compiler.nests.vector import Copy, Operation, Reduce
 from systol_compiler.nests.view import View
 from systol_compiler.nests.window import Window2D
+from systol_compiler.numbers.limits import bounds
 from systol_compiler.numbers.windows import taps_inside
+from systol_hw.arch import Arch
 
 MOST_TAPS = 255
 _STRIDES = 64
@@ -135,6 +137,7 @@ def pool(
     operation: Callable[[int], Operation],
     *,
     even: bool,
+    rows_first: Reduce | None = None,
     zero_point: int = 0,
     lo: int,
     hi: int,
@@ -142,20 +145,48 @@ def pool(
     """Nests of windows over [N, H, W, C] views.
 
     `operation` gives what is done where so many taps lie inside (0: where that differs, or where
-    none does). `even` asks for pieces in which it is the same number.
+    none does). `even` asks for pieces in which it is the same number. With `rows_first` the
+    windows' columns may be reduced to one row before, where that is cheaper: to their maximum, or
+    to their sum in 16 bits, which up to 254 bytes fit.
     """
     if image_operand(source) is None:
         source = builder.packed(source, natural(4))
-    for rows in pieces(spans[0], even=even):
-        for columns in pieces(spans[1], even=even):
-            target = out.slice(1, rows.first, rows.count).slice(2, columns.first, columns.count)
-            taken = source.slice(1, rows.origin, rows.size, rows.step)
-            taken = taken.slice(2, columns.origin, columns.size, columns.step)
+    if rows_first is not None and not even and _pays(builder.arch, out, source, spans, rows_first):
+        width = 16 if rows_first is Reduce.SUM else 8 * source.planes
+        shape = (out.shape[0], out.shape[1], *source.shape[2:])
+        inner = builder.scratch(shape, natural(4), width)
+        one = Span(size=source.shape[2], outputs=source.shape[2], kernel=1, stride=1, dilation=1,
+                   pad=0)
+        low, high = bounds(width)
+        copy = Copy(reduce=rows_first)
+        pool(builder, inner, source, (spans[0], one), lambda _: copy, even=False, lo=low, hi=high)
+        rows = Span(size=out.shape[1], outputs=out.shape[1], kernel=1, stride=1, dilation=1, pad=0)
+        source, spans = inner, (rows, spans[1])
+    for across in pieces(spans[0], even=even):
+        for along in pieces(spans[1], even=even):
+            target = out.slice(1, across.first, across.count).slice(2, along.first, along.count)
+            taken = source.slice(1, across.origin, across.size, across.step)
+            taken = taken.slice(2, along.origin, along.size, along.step)
             builder.windowed(
-                operation(rows.taps * columns.taps), target, taken,
+                operation(across.taps * along.taps), target, taken,
                 Window2D(
-                    kernel=(rows.kernel, columns.kernel), strides=(rows.stride, columns.stride),
-                    dilations=(rows.dilation, columns.dilation), pads=(rows.pad, columns.pad),
+                    kernel=(across.kernel, along.kernel), strides=(across.stride, along.stride),
+                    dilations=(across.dilation, along.dilation), pads=(across.pad, along.pad),
                 ),
                 zero_point=zero_point, lo=lo, hi=hi,
             )
+
+
+def _pays(
+    arch: Arch, out: View, source: View, spans: tuple[Span, Span], reduce: Reduce
+) -> bool:
+    """Whether windows are pooled along one axis after the other: where that takes half the
+    cycles, or where a window's bytes would fill much of the unified buffer."""
+    kernel = (spans[0].kernel, spans[1].kernel)
+    if min(kernel) == 1 or (reduce is Reduce.SUM and (source.planes > 1 or kernel[0] > 254)):
+        return False
+    once = out.shape[2] * kernel[0] * kernel[1] * source.planes
+    planes = 2 if reduce is Reduce.SUM else source.planes
+    twice = source.shape[2] * kernel[0] * source.planes + out.shape[2] * kernel[1] * planes
+    large = 8 * kernel[0] * kernel[1] * arch.columns * source.planes > arch.ub_bytes
+    return 2 * twice <= once or large

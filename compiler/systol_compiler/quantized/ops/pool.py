@@ -168,7 +168,10 @@ class MaxPool(Pool):
         factors, copy = self._factors(tensors), Copy()
         with result_view(builder, self.outputs[0]) as out:
             if factors is None:
-                pool(builder, out, view, spans, lambda _: copy, even=False, lo=self.lo, hi=self.hi)
+                pool(
+                    builder, out, view, spans, lambda _: copy, even=False, rows_first=Reduce.MAX,
+                    lo=self.lo, hi=self.hi,
+                )
                 return
             rescale = Requantize(
                 parameters=builder.shared_parameters(-source.zero_point, *factors),
@@ -177,13 +180,16 @@ class MaxPool(Pool):
             if not any(span.empty for span in spans):
                 pool(
                     builder, out, view, spans, lambda _: rescale, even=False,
-                    zero_point=target.zero_point, lo=self.lo, hi=self.hi,
+                    rows_first=Reduce.MAX, zero_point=target.zero_point, lo=self.lo, hi=self.hi,
                 )
                 return
             # Where no tap lies inside, the bias must not be added to -2**31.
             inner = builder.scratch(out.shape, (0, 1, 2, 3), source.width)
             least, greatest = source.bounds
-            pool(builder, inner, view, spans, lambda _: copy, even=False, lo=least, hi=greatest)
+            pool(
+                builder, inner, view, spans, lambda _: copy, even=False, rows_first=Reduce.MAX,
+                lo=least, hi=greatest,
+            )
             builder.elementwise(
                 rescale, out, inner, zero_point=target.zero_point, lo=self.lo, hi=self.hi
             )
@@ -266,7 +272,8 @@ class AveragePool(Pool):
         with result_view(builder, self.outputs[0]) as out:
             pool(
                 builder, out, image_view(builder.view(self.inputs[0])), spans, operation,
-                even=not plain and not mean, zero_point=target.zero_point, lo=self.lo, hi=self.hi,
+                even=not plain and not mean, rows_first=Reduce.SUM if plain else None,
+                zero_point=target.zero_point, lo=self.lo, hi=self.hi,
             )
 
     def _by_taps(self, builder: NestBuilder, source: QTensor) -> Operation:

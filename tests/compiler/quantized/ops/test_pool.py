@@ -202,3 +202,19 @@ def test_whole_windows_are_one_nest() -> None:
     counts = [len(lowered(quantized_node(graph, AVERAGE, inputs), arch)[0].nests)
               for arch in ARCHS]
     assert counts == [9, 1, 1]
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("width", [8, 16])
+def test_large_windows_are_pooled_along_one_axis_after_the_other(op: str, width: int) -> None:
+    figures: dict[str, Any] = {"kernel_shape": [9, 9], "pads": [4, 4, 4, 4]}
+    if op == "AveragePool":
+        figures["pads"] = [0, 0, 0, 0]
+    graph, inputs = case(op, (2, 10, 14, 15), **figures)
+    quantized = quantized_node(
+        graph, MAX if op == "MaxPool" else AVERAGE, inputs, widths={"x": width, "y": width}
+    )
+    compare(graph, quantized, inputs, 0.51 if width == 8 else 2.0)
+    for arch in ARCHS:
+        (network,) = lowered(quantized, arch)
+        assert len(network.nests) == (1 if op == "AveragePool" and width == 16 else 2)
