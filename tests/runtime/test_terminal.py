@@ -83,7 +83,7 @@ def test_rich_may_still_colour_its_own_tables(monkeypatch: pytest.MonkeyPatch) -
     assert not obeyed(own) and own != screen.getvalue()
 
 
-REPORT = {"schema": "systol.counters/1", "model": EVIL, EVIL: 1, "cycles": 5}
+REPORT = {"schema": "systol.counters/2", "model": EVIL, EVIL: 1, "cycles": 5}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_commands_show_what_they_are_given(
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
 def test_a_terminal_of_any_encoding(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    path.write_text(json.dumps({"schema": "systol.counters/1", "model": "模型 ö \ud800"}))
+    path.write_text(json.dumps({"schema": "systol.counters/2", "model": "模型 ö \ud800"}))
     done = subprocess.run(
         [sys.executable, "-P", "-m", "systol", "compare", str(path)],
         env={**os.environ, "PYTHONPATH": PATHS, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
@@ -162,7 +162,7 @@ def test_errors_that_are_not_bugs(
 def test_a_build_speaks_at_once_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "BUILD_PACE_SECONDS", 0.05)
+    monkeypatch.setattr(terminal, "PACE_SECONDS", 0.05)
     with observed(BuildStatus), building("the thing\x1b") as tell:
         assert "building the thing\\x1b, once ..." in capsys.readouterr().err
         tell("step", 3, 9)
@@ -183,12 +183,12 @@ def test_a_figure_is_no_text_and_a_text_no_figure(
     for number, value in enumerate(values):
         for other in values:
             a, b = tmp_path / "a.json", tmp_path / "b.json"
-            a.write_text(json.dumps({"schema": "systol.counters/1", "x": value}))
-            b.write_text(json.dumps({"schema": "systol.counters/1", "x": other}))
+            a.write_text(json.dumps({"schema": "systol.counters/2", "x": value}))
+            b.write_text(json.dumps({"schema": "systol.counters/2", "x": other}))
             assert main(["compare", str(a), str(b)]) == 0, (number, other)
     deep = "1"
     for _ in range(40):
         deep = f'{{"a": {deep}}}'
-    a.write_text(f'{{"schema": "systol.counters/1", "x": {deep}}}')
+    a.write_text(f'{{"schema": "systol.counters/2", "x": {deep}}}')
     assert main(["compare", str(a)]) == InputError.exit_status
     assert "no counter report is nested as deeply" in capsys.readouterr().err
