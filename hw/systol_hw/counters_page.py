@@ -65,7 +65,8 @@ DERIVED_TEXT = """\
 | --- | --- | --- |
 | `cycles` | cycles | sum over machine segments and runs |
 | `segments` | cycles | the same by machine segment |
-| `filled` | items | copies that filled the last run up: counted by all counters, and in no figure by image |
+| `filled` | items | copies that filled the last run up: counted by all counters, and in no \
+figure by image |
 | `cycles_per_image` | cycles | `cycles / images` |
 | `seconds` | seconds | `cycles / clock_hz` of the machine |
 | `images_per_second` | 1/s | `images / seconds` |
@@ -78,20 +79,27 @@ DERIVED_TEXT = """\
 
 Over several runs, states, amounts, `cycles` and `late_cycles` add up; peaks are maxima.
 
-A machine has 16 debug tags and a network may have a thousand layers. But time depends neither on data
-nor on tags, so that the simulator steps a program once for each window of 15 layers: `layers` are the
-counters of a machine with a tag for each, whichever backend ran. The last entry of each segment, with
+A machine has 16 debug tags and a network may have a thousand layers. But time depends neither on \
+data
+nor on tags, so that the simulator steps a program once for each window of 15 layers: `layers` \
+are the
+counters of a machine with a tag for each, whichever backend ran. The last entry of each segment, \
+with
 the name `""`, holds what belongs to no layer.
 
 | figure of a layer | unit | formula |
 | --- | --- | --- |
-| `cycles` | cycles | by how much its last instruction ends later than everything before it; they sum to the segment's cycles |
+| `cycles` | cycles | by how much its last instruction ends later than everything before it; they \
+sum to the segment's cycles |
 | `first_cycle`, `last_cycle` | cycle | start of its first instruction, end of its last |
-| `array`, `causes` | cycles | the categories above, under its tag; cycles in which MATRIX has nothing are no layer's |
+| `array`, `causes` | cycles | the categories above, under its tag; cycles in which MATRIX has \
+nothing are no layer's |
 | `busy` | cycles | `busy` of each unit under its tag |
-| `bytes` | bytes | `host_read`, `host_written`: host port; `weights`, `loaded`, `spilled`, `instructions`: weight port |
+| `bytes` | bytes | `host_read`, `host_written`: host port; `weights`, `loaded`, `spilled`, \
+`instructions`: weight port |
 | `useful_macs`, `padding_macs`, `elements` | | the amounts of these names |
-| `bound_cycles`, `bound_by` | cycles | the greatest of: rows that enter the array, cycles of VECTOR, bytes of a port over its bandwidth |
+| `bound_cycles`, `bound_by` | cycles | the greatest of: rows that enter the array, cycles of \
+VECTOR, bytes of a port over its bandwidth |
 """
 
 
