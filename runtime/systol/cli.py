@@ -36,9 +36,9 @@ BUG = 70
 
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
-    inspect.COMMAND,
     compile_model.COMMAND,
     run.COMMAND,
+    inspect.COMMAND,
     eval_model.COMMAND,
     compare.COMMAND,
     bisect.COMMAND,
