@@ -132,7 +132,11 @@ def test_of_operands_that_lie_backwards(operand: int, axis: int) -> None:
         operands.append(flipped(builder, tensor, axis) if place == operand else tensor)
     out = builder.inner((2, 6, 9), 300.0, 0)
     add_matmul(builder, operands[0], operands[1], out)
-    check(built(builder, [out.name]))
+    graph = built(builder, [out.name])
+    check(graph)
+    for nest in lowered(graph, PRESETS["nano"])[0].nests:
+        if isinstance(nest, MatrixNest) and isinstance(nest.weights, ActivationWeights):
+            assert nest.weights.operand.line_pitch >= 0
 
 
 def test_attention_needs_no_copies() -> None:

@@ -48,6 +48,10 @@ def test_means_over_more_elements_than_a_sum_holds_take_two_steps() -> None:
     )
     assert result.steps.max() < 0.6
     assert sum(isinstance(layer, RowSum) for layer in result.graph.layers) == 2
+    result = run_operator(
+        "ReduceL2", {"x": x}, constants={"axes": np.array([1, 2])}, width=16, archs=[]
+    )
+    assert result.steps.max() < 1.0
 
 
 @pytest.mark.parametrize("spread", [0.05, 1.0, 20.0])
