@@ -254,7 +254,6 @@ class AveragePool(Pool):
         whole = all(span.whole for span in spans)
         # Without a zero point a sum needs no correction for what lies outside.
         plain = whole or (self.divisor is not None and source.zero_point == 0)
-        plain = plain and all(span.fits for span in spans)
         mean = not plain and most <= builder.arch.columns and all(
             span.fits and not span.empty for span in spans
         )
