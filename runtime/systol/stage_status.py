@@ -8,10 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
-from systol.terminal import PROGRESS_AFTER_SECONDS, say
+from systol.terminal import PACE_SECONDS, PROGRESS_AFTER_SECONDS, say
 from systol_hw.shown import printable
 
-_PACE_SECONDS = 5.0
 _REFRESH_SECONDS = 0.5
 
 
@@ -52,7 +51,7 @@ class StageStatus:
             return
         if not sys.stderr.isatty():
             say(self._text())
-            while not self._ended.wait(_PACE_SECONDS):
+            while not self._ended.wait(PACE_SECONDS):
                 say(self._text())
             return
         stream = getattr(sys.stderr, "obeyed", sys.stderr)

@@ -27,8 +27,8 @@ from systol_sim.building import Say
 PIPE_WIDTH = 100_000
 """Columns where stdout is no terminal: nothing is wrapped or cut for a program that reads it."""
 PROGRESS_AFTER_SECONDS = 2.0
-BUILD_PACE_SECONDS = 4.0
-"""How often to speak during a build, where there is no terminal to show a spinner on."""
+PACE_SECONDS = 4.0
+"""How often to speak during long work, where there is no terminal to show a bar or a spinner on."""
 _FIGURE = re.compile(r"-?[0-9]|-?\Z")
 """What begins like a number, or stands for a missing one."""
 
@@ -123,19 +123,35 @@ def say(text: str) -> None:
 class LateProgress:
     """A progress bar on stderr that appears if the work takes longer than two seconds.
 
-    Call it with the steps done and all steps; where stderr is no terminal it stays silent.
+    Call it with the steps done and all steps. Where stderr is no terminal, a line says so then, and
+    again every few seconds, whether there was a step or not; `bar_only` leaves the lines out.
     """
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, *, bar_only: bool = False) -> None:
+        self._label = printable(label)
         self._began = time.monotonic()
         self._bar: Progress | None = None
-        self._terminal = sys.stderr.isatty()
+        self._steps = (0, 0)
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._ended = threading.Event()
+        self._talks = not self._terminal and not bar_only
+        self._thread = threading.Thread(target=self._talk, daemon=True)
 
     def __enter__(self) -> "LateProgress":
+        if self._talks:
+            self._thread.start()
         return self
 
+    def _talk(self) -> None:
+        pace = PROGRESS_AFTER_SECONDS
+        while not self._ended.wait(pace):
+            done, total = self._steps
+            far = f": {done:,} of {total:,}" if total else ""
+            say(f"{self._label}{far} ({time.monotonic() - self._began:.0f} s)")
+            pace = PACE_SECONDS
+
     def __call__(self, done: int, total: int) -> None:
+        self._steps = (done, total)
         if not self._terminal:
             return
         if self._bar is None and time.monotonic() - self._began > PROGRESS_AFTER_SECONDS:
@@ -147,7 +163,7 @@ class LateProgress:
                 console=Console(file=_obeyed(sys.stderr)),
                 transient=True,
             )
-            self._bar.add_task(escape(printable(self._label)), total=total)
+            self._bar.add_task(escape(self._label), total=total)
             self._bar.start()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total)
@@ -158,31 +174,11 @@ class LateProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        if self._talks:
+            self._thread.join()
         if self._bar is not None:
             self._bar.stop()
-
-
-class LateStatus:
-    """A spinner on stderr for work of unknown length, if it takes longer than two seconds."""
-
-    def __init__(self, label: str) -> None:
-        self._status = Console(file=_obeyed(sys.stderr)).status(escape(printable(label)))
-        self._timer = threading.Timer(PROGRESS_AFTER_SECONDS, self._status.start)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "LateStatus":
-        if sys.stderr.isatty():
-            self._timer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-        self._status.stop()
 
 
 class BuildStatus:
@@ -206,7 +202,7 @@ class BuildStatus:
         return f"building {self._what}, once ({step}{passed:.0f} s)"
 
     def _talk(self) -> None:
-        pace = 0.5 if self._terminal else BUILD_PACE_SECONDS
+        pace = 0.5 if self._terminal else PACE_SECONDS
         while not self._ended.wait(pace):
             if self._terminal:
                 self._status.update(escape(self._text()))

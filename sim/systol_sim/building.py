@@ -25,6 +25,11 @@ def observed(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def unobserved() -> None:
+    """Forget all observers: a process of a pool has those of its parent, and speaks to nobody."""
+    _observers.clear()
+
+
 @contextmanager
 def building(what: str) -> Iterator[Say]:
     """A block in which `what` is built; the steps that it says reach every observer."""

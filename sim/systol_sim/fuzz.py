@@ -17,6 +17,7 @@ from systol_hw.errors import InvalidProgramError
 from systol_hw.program import Program
 from systol_hw.safe_children import safe_children
 from systol_sim import reference, simulator
+from systol_sim.building import unobserved
 from systol_sim.checker import check
 from systol_sim.comparison import TIMED_FAULTS, differences
 from systol_sim.expectations import broken_expectations
@@ -153,6 +154,7 @@ def fuzz(
 
 def _leave_interrupts_to_the_parent() -> None:
     """A Ctrl-C reaches every process of the group; only the parent answers it, and ends these."""
+    unobserved()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

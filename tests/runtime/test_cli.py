@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import systol.__main__ as entry
-from systol import cli, doctor
+from systol import cli, doctor, terminal
 from systol.commands import doctor as doctor_command
 from systol.doctor import Finding
 from systol.results.report import SCHEMA
@@ -99,10 +100,11 @@ def test_timing_alone_has_no_values_to_write(
 def test_run_wants_an_input_or_timing_alone(
     binary: Path, images: Path, capsys: Captured
 ) -> None:
-    for given in ((), ("--timing-only", "--input", images)):
-        with pytest.raises(SystemExit) as stopped:
-            systol("run", binary, *given)
-        assert stopped.value.code == 2
+    assert systol("run", binary) == 2
+    assert "--timing-only" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        systol("run", binary, "--timing-only", "--input", images)
+    assert stopped.value.code == 2
     assert "--timing-only" in capsys.readouterr().err
 
 
@@ -483,11 +485,26 @@ def test_a_pipe_gets_a_line_a_row_however_long(capsys: Captured) -> None:
     assert capsys.readouterr().out.splitlines()[1] == f"{long}  {long}"
 
 
-def test_progress_is_silent_where_stderr_is_no_terminal(capsys: Captured) -> None:
+def test_progress_is_a_line_now_and_then_where_stderr_is_no_terminal(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with LateProgress("images") as progress:
-        progress._began -= 10
         progress(1, 2)
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")  # it was quick
+    monkeypatch.setattr(terminal, "PROGRESS_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "PACE_SECONDS", 0.01)
+    said = ""
+    with LateProgress("images\x1b") as progress:
+        while said.count("\n") < 3:
+            said += capsys.readouterr().err
+        progress(1, 2000)
+        while "1 of 2,000" not in said:
+            said += capsys.readouterr().err
+    assert said.startswith("images\\x1b (0 s)\n")
+    with LateProgress("images", bar_only=True) as progress:
+        progress(1, 2)
+        time.sleep(0.1)
+    assert capsys.readouterr().out == ""
 
 
 def test_fuzz_compares_and_prints_coverage(capsys: Captured) -> None:

@@ -20,7 +20,8 @@ from systol.results import tables
 from systol.results.agreement import check_agreement
 from systol.results.report import make_report, write_json
 from systol.results.result import ModelResult
-from systol.terminal import LateProgress, LateStatus, print_table, say
+from systol.stage_status import StageStatus
+from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
 from systol_hw.errors import InputError
 from systol_sim.compiled import STEPPER, VALUES, compile_beside
@@ -63,12 +64,13 @@ def run(options: argparse.Namespace) -> int:
     images, labels = images[: options.images], labels[: options.images]
     device = Device("sim")
     say(f"quantizing and compiling {name} for {options.arch} ...")
-    with LateStatus("compiling"):
+    with StageStatus("compiling") as status:
         model = compile(
             bundled.model_path(name),
             arch=options.arch,
             calibration={_INPUT: bundled.calibration_images()},
             batch=options.batch,
+            observer=status,
         )
     say(f"running {len(images)} test images on the simulator ...")
     with LateProgress("images") as progress:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from systol.commands.registration import Command, is_binary, read_text
+from systol.commands.registration import Command, is_program_text, read_text
 from systol.listing import code_lines, comments
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.binary.reader import load
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if not is_binary(options.binary):
+    if is_program_text(options.binary):
         if options.segment is not None:
             raise InputError(f"--segment needs a binary, and {options.binary} is a program text")
         program = parse_program(read_text(options.binary))

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         check_marks(Path(options.report))
     say(f"seed {options.seed}: {options.programs} programs on {len(machines)} machines")
     executors = _executors(options.backend, machines, options.processes)
-    with LateProgress("programs") as bar:
+    with LateProgress("programs", bar_only=True) as bar:
         pace = _Pace(options.programs)
 
         def progress(done: int) -> None:

@@ -13,8 +13,10 @@ from systol_hw.errors import InputError
 __all__ = [
     "Array",
     "Command",
+    "UsageError",
     "add_backend",
     "is_binary",
+    "is_program_text",
     "keep_apart",
     "positive",
     "read_arrays",
@@ -108,6 +110,33 @@ def keep_apart(
         if place in seen:
             raise InputError(f"{name} would overwrite {path}, which is also {seen[place]}")
         seen[place] = name
+
+
+class UsageError(InputError):
+    """An argument is missing that only the other arguments make necessary."""
+
+    exit_status = 2
+
+
+def is_program_text(path: str | Path) -> bool:
+    """Whether the file begins as a program text does: blanks and comments, then a directive.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            begin = stream.read(_BEGIN_BYTES)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    lines = (line.strip() for line in begin.splitlines())
+    first = next((line for line in lines if line and not line.startswith(b";")), b"")
+    return first.startswith(b".")
+
+
+_BEGIN_BYTES = 1 << 16
 
 
 def read_text(path: str | Path) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from systol.commands.registration import (
     Array,
     Command,
+    UsageError,
     add_backend,
-    is_binary,
+    is_program_text,
     keep_apart,
     read_arrays,
     require_writable,
@@ -59,11 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    text = not is_binary(options.binary)
+    text = is_program_text(options.binary)
     if options.timing_only:
         _refuse_values(options)
     elif options.input is None and not text:
-        raise InputError("a binary needs --input X.npz, or --timing-only for its cycles alone")
+        raise UsageError("a binary needs --input X.npz, or --timing-only for its cycles alone")
     keep_apart(
         {"BINARY": options.binary, "--input": options.input},
         {"--output": options.output, "--counters": options.counters, "--trace": options.trace,

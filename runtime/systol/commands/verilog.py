@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from systol.commands.registration import Command, require_writable
-from systol.terminal import LateStatus, say
+from systol.stage_status import StageStatus
+from systol.terminal import say
 from systol_hw.arch import load_arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import MissingToolError
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
             "pip install 'systol[rtl]'"
         ) from error
     convert = convert_axi_verilog if options.axi else convert_verilog
-    with LateStatus(f"converting {arch.name}"):
+    with StageStatus(f"converting {arch.name}"):
         text = convert(arch, not options.unpacked)
     if options.output is None:
         sys.stdout.write(text)

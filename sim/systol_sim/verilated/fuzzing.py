@@ -11,6 +11,7 @@ from systol_hw.arch import Arch
 from systol_hw.program import Program
 from systol_hw.safe_children import safe_children
 from systol_hw.termination import end_in_order
+from systol_sim.building import unobserved
 from systol_sim.faulting import FAULT_WATCHDOG_CYCLES
 from systol_sim.results import RunResult
 from systol_sim.verilated.build import model_library
@@ -25,9 +26,15 @@ def build_machines(
     `progress` is called with the number of machines that are ready.
     """
     build = partial(model_library, packed=True)
-    with safe_children(), Pool(processes, end_in_order) as pool:
+    with safe_children(), Pool(processes, _begin) as pool:
         for done, _ in enumerate(pool.imap_unordered(build, machines), start=1):
             progress(done)
+
+
+def _begin() -> None:
+    """What each process of the pool does first."""
+    unobserved()
+    end_in_order()
 
 
 def run_on_built(
