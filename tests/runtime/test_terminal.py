@@ -130,13 +130,14 @@ def test_unknown_words_name_the_nearest(capsys: pytest.CaptureFixture[str]) -> N
         (["compil"], "'compil' (did you mean compile"),
         (["run", "a", "--imput", "b", "--input", "c"], "--imput (did you mean --input "),
         (["run", "a", "--input", "b", "--backend", "sin"], "'sin' (did you mean sim?)"),
-        (["zzz"], "'zzz'; there are demo, "),
+        (["zzz"], "'zzz'; there are "),
     ):
         with pytest.raises(SystemExit) as caught:
             main(words)
         assert caught.value.code == 2
         assert found in " ".join(capsys.readouterr().err.split())
-    assert did_you_mean("edge15", ["nano", "edge16", "edge32"]) == " (did you mean edge16?)"
+    found = did_you_mean("edge15", ["nano", "edge16", "edge32"])
+    assert found == " (did you mean edge16 or edge32?)"
     assert did_you_mean("x", ["nano"]) == ""
 
 
