@@ -43,7 +43,11 @@ def left_behind(folder: Path, imports: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "imports",
-    ["from systol_sim.onnx_runtime import onnxruntime"],
+    [
+        "from systol_sim.onnx_runtime import onnxruntime",
+        "import systol.cli, onnxruntime",
+        "import systol.api, onnxruntime",
+    ],
 )
 def test_onnx_runtime_leaves_no_file(tmp_path: Path, imports: str) -> None:
     assert left_behind(tmp_path, imports) == []
