@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from systol import terminal
 from systol.arguments import did_you_mean
-from systol.cli import main
+from systol.cli import COMMANDS, build_parser, main
 from systol.terminal import BuildStatus, plain_streams, print_table, say
 from systol_hw.errors import InputError
 from systol_hw.shown import printable, shown
@@ -193,3 +194,22 @@ def test_a_figure_is_no_text_and_a_text_no_figure(
     a.write_text(f'{{"schema": "systol.counters/2", "x": {deep}}}')
     assert main(["compare", str(a)]) == InputError.exit_status
     assert "no counter report is nested as deeply" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_every_command_has_examples_that_parse(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words of each example are arguments that there are; pipes and files are the shell's."""
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    _, found, examples = printed.partition("\nexamples:\n")
+    assert found, printed
+    called = []
+    for line in filter(None, examples.splitlines()):
+        systol, *words = shlex.split(re.split(r" [|>] ", line)[0])
+        assert systol == "systol", line
+        called.append(build_parser().parse_args(words).command)
+    assert command in called

@@ -51,6 +51,8 @@ COMMAND = Command(
     name="asm",
     help="assemble a program text into a binary",
     description="Assemble a program text, check it, and put it in the place of a binary's program.",
+    examples="systol disasm model.elf > program.txt\n"
+    "systol asm program.txt --into model.elf -o changed.elf",
     add_arguments=add_arguments,
     run=run,
 )

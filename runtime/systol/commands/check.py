@@ -52,6 +52,8 @@ COMMAND = Command(
     help="check that a program is valid",
     description="Prove that a program has no data race, no deadlock and no token overflow "
     "(docs/timing.md, section 9).",
+    examples="systol check model.elf\n"
+    "systol check program.txt",
     add_arguments=add_arguments,
     run=run,
 )

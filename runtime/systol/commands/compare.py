@@ -64,6 +64,8 @@ COMMAND = Command(
     help="compare counter reports",
     description="Print counter reports side by side: executors, machines or models. With two "
     "reports, `ratio` is the second figure over the first.",
+    examples="systol compare nano.json edge16.json\n"
+    "systol compare a.json b.json c.json --differences",
     add_arguments=add_arguments,
     run=run,
 )

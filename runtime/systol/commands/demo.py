@@ -198,6 +198,9 @@ COMMAND = Command(
     help="compile a bundled model, run it on real images, read its counters",
     description="Quantize a bundled MNIST model, compile it, run test images on the simulator, "
     "and print accuracy and counters.",
+    examples="systol demo\n"
+    "systol demo --model cnn --arch nano\n"
+    "systol demo --backend rtl",
     add_arguments=add_arguments,
     run=run,
 )

@@ -40,6 +40,8 @@ COMMAND = Command(
     help="what works on this machine, and the command that mends what does not",
     description="Check Python, packages and tools, and run a tiny program on the executors. "
     "Exit status 8 if something that compiling and simulating need is missing.",
+    examples="systol doctor\n"
+    "systol doctor --rtl",
     add_arguments=add_arguments,
     run=run,
 )

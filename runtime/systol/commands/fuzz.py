@@ -198,6 +198,8 @@ COMMAND = Command(
     "simulator (stepping and skipping), the reference and, if asked for, the RTL; compare all "
     "values, counters and times; print what was reached. With --state a run that was interrupted "
     "goes on with --resume. Exit status 10 if anything differs.",
+    examples="systol fuzz --programs 50 --seed 7\n"
+    "systol fuzz --programs 400 --backend rtl --processes 2 --directory reproducers",
     add_arguments=add_arguments,
     run=run,
 )
