@@ -12,7 +12,7 @@ the same bytes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
@@ -120,14 +120,16 @@ def _ways(
 
 def _product(
     builder: "NestBuilder", weights: StoredWeights | ActivationWeights, *, source: Operand,
-    output: Operand, step_bytes: int, tile_bytes: int, clip: Clip,
+    output: Operand, step_bytes: int, clip: Clip, tile_bytes: int = 0, taps: int = 1,
+    step: int = 1,
 ) -> None:
     ones = np.full(output.width, MULTIPLIER_MIN, np.int64)
     builder.add(
         MatrixNest(
             name=builder.fresh(builder.layer), layer=builder.layer,
             source_nodes=builder.sources, output=output, input=source, outputs=output.width,
-            size=(output.lines, output.positions), step_bytes=step_bytes, weights=weights,
+            size=(output.lines, output.positions), steps=(1, step), taps=(1, taps),
+            step_bytes=step_bytes, weights=weights,
             tile_outputs=builder.arch.columns, tile_bytes=tile_bytes,
             parameters=clip.parameters or builder.parameters(
                 np.zeros_like(ones), ones, np.full_like(ones, _ONE_SHIFT)
@@ -138,25 +140,75 @@ def _product(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tile:
-    """Columns `first .. first + len(pattern) - 1` of a row, `pattern` bytes behind `base`; and
-    `count` such tiles, one after the other, whose bases lie `pitch` bytes apart."""
+class _Piece:
+    """Columns of the result's rows that one nest can select.
+
+    Column c of tile t reads, behind the row's byte `base`, byte
+    `taps[c] * tap_pitch + t * tile_pitch + bytes[c]`.
+    """
 
     first: int
     base: int
-    pattern: tuple[int, ...]
-    count: int = 1
-    pitch: int = 0
+    taps: Array
+    bytes: Array
+    tap_pitch: int
+    tile_pitch: int
+    width: int
+    """Bytes behind the start of a tap that any tile reads."""
 
     @property
-    def span(self) -> int:
-        """Bytes that it reads of a row."""
-        return max(self.pattern) + 1
+    def columns(self) -> int:
+        """Columns of the result."""
+        return int(self.taps.size)
 
     @property
-    def width(self) -> int:
-        """Columns of all its tiles."""
-        return self.count * len(self.pattern)
+    def tap_count(self) -> int:
+        """Steps of the reduction."""
+        return int(self.taps.max()) + 1
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of a step."""
+        return int(self.bytes.max()) + 1
+
+    def turns(self, builder: "NestBuilder", source: View, out: View) -> int:
+        """Cycles for one row of the result."""
+        arch = builder.arch
+        passes = self.tap_count * -(-self.step_bytes // arch.rows) * source.planes
+        slots = arch.columns // arch.vector_lanes * out.planes
+        return -(-self.columns // arch.columns) * max(passes, slots)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that it reads of weights and parameters."""
+        return self.columns * (self.tap_count * self.step_bytes + PARAMETER_BYTES)
+
+
+def _piece(
+    row: Array, first: int, last: int, columns: int, tap_pitch: int
+) -> _Piece | None:
+    """One nest for columns `first .. last - 1` of a row that comes from the bytes `row`, in tiles
+    of `columns`; None if it would have to read before the row's first byte or behind its last."""
+    offsets = row[first:last]
+    taps, rest = np.zeros_like(offsets), offsets
+    if tap_pitch:
+        if row.min() < 0:
+            return None
+        taps, rest = np.divmod(offsets, tap_pitch)
+    base = int(taps.min()) * tap_pitch + int(rest.min())
+    taps, rest = taps - taps.min(), rest - rest.min()
+    tiles = np.arange(offsets.size) // columns
+    later = tiles > 0
+    pitch = int((rest[later] // tiles[later]).min()) if later.any() else 0
+    for tile_pitch in dict.fromkeys((pitch, 0)):
+        inner = rest - tiles * tile_pitch
+        width = int(tiles[-1]) * tile_pitch + int(inner.max()) + 1
+        if base + int(taps.max()) * tap_pitch + width <= int(row.max()) + 1:
+            return _Piece(
+                first=first, base=base, taps=taps, bytes=inner, tap_pitch=tap_pitch,
+                tile_pitch=tile_pitch, width=width,
+            )
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +220,7 @@ class _Selection:
     source: View
     loops: tuple[Loop, ...]
     """Planes, then lines and positions, of the result and of the source."""
-    tiles: tuple[_Tile, ...]
+    pieces: tuple[_Piece, ...]
     cycles: int
 
     @classmethod
@@ -179,82 +231,100 @@ class _Selection:
         # The row: loops that are one run of the result's bytes, wherever the source has them.
         best: _Selection | None = None
         offsets = np.zeros(1, np.int64)
+        pitches = [0]
         while loops and loops[-1][1][0] == offsets.size:
             size, (_, stride) = loops.pop()
             if offsets.size * size > _WIDEST_SELECTION:
                 break
+            if stride > 1:
+                pitches.append(stride)
             offsets = (np.arange(size)[:, None] * stride + offsets).reshape(-1)
-            found = cls.of(builder, out, source, loops, offsets)
-            if found is not None and (best is None or found.cycles < best.cycles):
-                best = found
+            for pitch in pitches:
+                found = cls.of(builder, out, source, loops, offsets, pitch)
+                if found is not None and (best is None or found.cycles < best.cycles):
+                    best = found
         return best
 
     @classmethod
     def of(
         cls, builder: "NestBuilder", out: View, source: View, loops: Sequence[Loop],
-        offsets: Array,
+        offsets: Array, tap_pitch: int = 0,
     ) -> "_Selection | None":
-        """Rows of the bytes `offsets` of the source, in all turns of `loops`."""
-        arch = builder.arch
+        """Rows of the bytes `offsets` of the source, in all turns of `loops`.
+
+        Without a `tap_pitch` one step reads all of a tile's bytes; with one the bytes are those
+        around each multiple of it.
+        """
         placed = _lines_and_positions(loops)
-        tiles = _merged(_tiles(offsets, arch.columns))
-        if placed is None or len(tiles) > _MOST_NESTS:
+        if placed is None:
             return None
-        slots = arch.columns // arch.vector_lanes * out.planes
-        turns = sum(
-            tile.count * max(-(-tile.span // arch.rows) * source.planes, slots) for tile in tiles
-        )
-        weights = sum(tile.width * (tile.span + PARAMETER_BYTES) for tile in tiles)
-        return cls(
-            builder=builder, out=out, source=source, loops=tuple(placed), tiles=tuple(tiles),
-            cycles=turns * prod(size for size, _ in loops) + _NEST_CYCLES * len(tiles)
-            + int(weights / arch.weight_port.bytes_per_cycle),
+        if tap_pitch and placed[-1][1][1] % tap_pitch:
+            return None
+        columns = builder.arch.columns
+        starts = range(0, offsets.size, columns)
+        found: _Selection | None = None
+        # All tiles in one nest; the last one, which may be narrow, apart; or each apart.
+        for cuts in dict.fromkeys(((0,), (0, starts[-1]), tuple(starts))):
+            pieces = [
+                _piece(offsets, low, high, columns, tap_pitch)
+                for low, high in zip(cuts, (*cuts[1:], offsets.size), strict=True)
+                if low < high
+            ]
+            known = [piece for piece in pieces if piece is not None]
+            if len(known) != len(pieces) or len(known) > _MOST_NESTS:
+                continue
+            if any(piece.tap_count > 255 for piece in known):
+                continue
+            cycles = cls._cycles(builder, out, source, placed, known)
+            if found is None or cycles < found.cycles:
+                found = cls(
+                    builder=builder, out=out, source=source, loops=tuple(placed),
+                    pieces=tuple(known), cycles=cycles,
+                )
+        return found
+
+    @staticmethod
+    def _cycles(
+        builder: "NestBuilder", out: View, source: View, loops: Sequence[Loop],
+        pieces: Sequence[_Piece],
+    ) -> int:
+        arch = builder.arch
+        rows = prod(size for size, _ in loops)
+        turns = sum(piece.turns(builder, source, out) for piece in pieces)
+        weights = sum(piece.weight_bytes for piece in pieces)
+        if out.size * out.planes > arch.ub_bytes // 4:
+            # What does not stay in the buffer is read again for each nest.
+            weights += (len(pieces) - 1) * out.size * out.planes
+        return (
+            rows * turns + _NEST_CYCLES * len(pieces)
+            + int(weights / arch.weight_port.bytes_per_cycle)
         )
 
     def emit(self, clip: Clip) -> None:
         *planes, lines, positions = self.loops
         starts = [_starts(view.offset, planes, i) for i, view in enumerate((self.out, self.source))]
-        for tile in self.tiles:
-            reach = tile.span + (tile.count - 1) * tile.pitch
-            output, source = (
-                Operand(
-                    buffer=view.buffer, planes=tuple(start + offset for start in starts[i]),
-                    lines=lines[0], positions=positions[0], width=width, line_pitch=lines[1][i],
-                    position_pitch=positions[1][i], byte_planes=view.planes,
-                )
-                for i, (view, offset, width) in enumerate(
-                    ((self.out, tile.first, tile.width), (self.source, tile.base, reach))
-                )
+        for piece in self.pieces:
+            step = positions[1][1] // piece.tap_pitch if piece.tap_pitch else 1
+            output = Operand(
+                buffer=self.out.buffer, planes=tuple(start + piece.first for start in starts[0]),
+                lines=lines[0], positions=positions[0], width=piece.columns,
+                line_pitch=lines[1][0], position_pitch=positions[1][0],
+                byte_planes=self.out.planes,
             )
-            ones = np.zeros((tile.span, tile.width), np.int8)
-            ones[np.tile(tile.pattern, tile.count), np.arange(tile.width)] = 1
+            source = Operand(
+                buffer=self.source.buffer, planes=tuple(start + piece.base for start in starts[1]),
+                lines=lines[0], positions=(positions[0] - 1) * step + piece.tap_count,
+                width=piece.width, line_pitch=lines[1][1],
+                position_pitch=piece.tap_pitch or positions[1][1],
+                byte_planes=self.source.planes,
+            )
+            ones = np.zeros((piece.tap_count * piece.step_bytes, piece.columns), np.int8)
+            ones[piece.taps * piece.step_bytes + piece.bytes, np.arange(piece.columns)] = 1
             _product(
                 self.builder, StoredWeights(values=ones), source=source, output=output,
-                step_bytes=tile.span, tile_bytes=tile.pitch, clip=clip,
+                step_bytes=piece.step_bytes, tile_bytes=piece.tile_pitch, taps=piece.tap_count,
+                step=step, clip=clip,
             )
-
-
-def _tiles(offsets: Array, columns: int) -> list[_Tile]:
-    tiles = []
-    for first in range(0, offsets.size, columns):
-        part = offsets[first : first + columns]
-        base = int(part.min())
-        tiles.append(_Tile(first=first, base=base, pattern=tuple((part - base).tolist())))
-    return tiles
-
-
-def _merged(tiles: Sequence[_Tile]) -> list[_Tile]:
-    """Neighbours of one pattern at equal distances as one."""
-    merged: list[_Tile] = []
-    for tile in tiles:
-        last = merged[-1] if merged else None
-        if last is not None and last.pattern == tile.pattern:
-            pitch = last.pitch if last.count > 1 else tile.base - last.base
-            if pitch >= 0 and tile.base == last.base + last.count * pitch:
-                merged[-1] = replace(last, count=last.count + 1, pitch=pitch)
-                continue
-        merged.append(tile)
-    return merged
 
 
 def _lines_and_positions(loops: Sequence[Loop]) -> list[Loop] | None:
@@ -359,7 +429,7 @@ class _Transposition:
                 width=self.along[0], line_pitch=out_pitch, position_pitch=0,
                 byte_planes=self.out.planes,
             ),
-            step_bytes=size, tile_bytes=0, clip=clip,
+            step_bytes=size, clip=clip,
         )
 
 

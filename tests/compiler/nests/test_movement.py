@@ -114,8 +114,24 @@ def test_a_shuffle_of_channels_is_a_selection(width: int) -> None:
     assert weights_are_activations(builder) == [False]
     (nest,) = builder.nests
     assert isinstance(nest, MatrixNest)
-    # Three tiles of one pattern: each reads two runs of 16 bytes, 16 bytes further.
-    assert (nest.outputs, nest.tile_bytes, nest.step_bytes) == (96, 16, 64)
+    # Each of three tiles reads two runs of 16 bytes, 16 bytes further.
+    assert (nest.outputs, nest.tile_bytes, nest.step_bytes, nest.taps) == (96, 16, 16, (1, 2))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(240, 3), (24, 2), (60, 4), (96, 8), (72, 9)])
+@pytest.mark.parametrize("arch", ["nano", "edge16", "edge32"])
+def test_shuffles_of_any_groups(channels: int, groups: int, arch: str) -> None:
+    def shuffle(view: View) -> View:
+        split = view.reshape((8, 9, groups, channels // groups))
+        assert split is not None
+        return split.transpose((0, 1, 3, 2))
+
+    got, expected, builder = moved(arch, (8, 9, channels), shuffle)
+    assert (got == expected).all()
+    assert len(weights_are_activations(builder)) <= 2
+    if (channels, arch) == (240, "edge32"):
+        # A tile reads a run of each group, and not all of the channels.
+        assert {nest.taps for nest in builder.nests if isinstance(nest, MatrixNest)} == {(1, 3)}
 
 
 @pytest.mark.parametrize("width", [8, 16])

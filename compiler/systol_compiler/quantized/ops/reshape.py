@@ -54,7 +54,7 @@ class Reshape(Move):
     ) -> list[Order]:
         source, output = tensors[self.inputs[0]].shape, tensors[self.outputs[0]].shape
         order = regrouped_order(source, output, given[0])
-        return [order or hints[0] or natural(len(output))]
+        return [order or hints[0] or _near_order(source, output, given[0])]
 
     def lower(self, builder: NestBuilder) -> None:
         source, shape = builder.view(self.inputs[0]), builder.tensor(self.outputs[0]).shape
@@ -118,6 +118,18 @@ def regrouped_order(before: Shape, after: Shape, order: Order) -> Order | None:
         if places != list(range(first, first + len(places))):
             return None
         runs.append((first, right))
+    runs.sort(key=lambda run: run[0])
+    return tuple(axis for _, right in runs for axis in right)
+
+
+def _near_order(before: Shape, after: Shape, order: Order) -> Order:
+    """An order for a copy: groups of axes follow each other as their innermost ones do in `order`,
+    so that what is innermost stays so."""
+    place = {axis: position for position, axis in enumerate(order)}
+    runs = [
+        (max((place[axis] for axis in left if before[axis] != 1), default=-1), right)
+        for left, right in groups(before, after)
+    ]
     runs.sort(key=lambda run: run[0])
     return tuple(axis for _, right in runs for axis in right)
 
