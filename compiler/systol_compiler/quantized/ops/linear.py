@@ -24,7 +24,6 @@ from systol_compiler.quantized.product import (
     CONSTANT_WEIGHTS,
     Product,
     build_weights,
-    finite_constant,
     magnitude,
 )
 
@@ -291,24 +290,7 @@ def short_rows(node: Node, graph: Graph) -> str | None:
     return None if length < 1 << 21 else f"{length}"
 
 
-def constant_matrices(node: Node, graph: Graph) -> str | None:
-    """a constant operand must be the second one, of two or more dimensions and finite values, and
-    the data must have two or more dimensions."""
-    data, name = node.inputs
-    if not any(each in graph.constants for each in node.inputs):
-        return None
-    if data in graph.constants:
-        return f"{data!r} is constant"
-    for each in node.inputs:
-        if len(graph.types[each].shape) < 2:
-            return f"{each!r} of shape {list(graph.types[each].shape)}"
-    return finite_constant(name, graph)
-
-
 SHORT_ROWS = Rule(check=short_rows, remedy="split the product")
-CONSTANT_MATRICES = Rule(
-    check=constant_matrices, remedy="store the weights as finite initializers, behind the data"
-)
 
 OPERATORS = (
     Operator(

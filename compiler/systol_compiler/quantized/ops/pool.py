@@ -112,6 +112,17 @@ class Pool(Layer):
             pads=pair(self.pads[: len(self.kernel)], 0), maximum=maximum,
         )
 
+    def exported_windows(self) -> dict[str, object]:
+        """Attributes of the windows. Runtimes want pads less than the kernel: what more lies
+        behind, where a dilated window reaches over the end, rounding up gives as well."""
+        rank = len(self.kernel)
+        ends = [min(pad, taps - 1) for pad, taps in zip(self.pads[rank:], self.kernel, strict=True)]
+        return {
+            "kernel_shape": list(self.kernel), "strides": list(self.strides),
+            "dilations": list(self.dilations), "pads": [*self.pads[:rank], *ends],
+            "ceil_mode": int(tuple(ends) != self.pads[rank:]),
+        }
+
     def in_order(self, codes: Array, tensors: Tensors) -> list[Array]:
         """Results [N, rows, columns, C] in the order of the tensor's axes."""
         return [np.moveaxis(codes, 3, 1).reshape(tensors[self.outputs[0]].shape)]
@@ -196,8 +207,7 @@ class MaxPool(Pool):
 
     def export(self, exporter: QdqExporter) -> None:
         (value,) = exporter.node(
-            "MaxPool", [exporter.real(self.inputs[0])], kernel_shape=list(self.kernel),
-            strides=list(self.strides), dilations=list(self.dilations), pads=list(self.pads),
+            "MaxPool", [exporter.real(self.inputs[0])], **self.exported_windows()
         )
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
@@ -287,8 +297,7 @@ class AveragePool(Pool):
 
     def export(self, exporter: QdqExporter) -> None:
         (value,) = exporter.node(
-            "AveragePool", [exporter.real(self.inputs[0])], kernel_shape=list(self.kernel),
-            strides=list(self.strides), dilations=list(self.dilations), pads=list(self.pads),
+            "AveragePool", [exporter.real(self.inputs[0])], **self.exported_windows(),
             count_include_pad=0 if self.divisor is None else 1,
         )
         if self.divisor not in (None, prod(self.kernel)):

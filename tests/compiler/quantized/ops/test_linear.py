@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node_cases import Exporter
 from quantized_cases import (
     ARCHS,
     check,
@@ -61,7 +62,11 @@ def compare(graph: Graph, quantized: QuantizedGraph, inputs: dict[str, Array], b
     exact = np.clip(exact, low * tensor.scale, high * tensor.scale)
     step = quantized.by_source["x"].scale * float(layer.scales.max())
     slack = bound + 0.502 * tensor.scale + 0.5 * step + 1e-4 * np.abs(exact).max()
-    assert (np.abs(real(quantized, values, "y") - exact) <= slack).all()
+    result = real(quantized, values, "y")
+    assert (np.abs(result - exact) <= slack).all()
+    # Sums in float32 are good for some 16-bit steps.
+    exported = Exporter(quantized).run(given)["y"]
+    assert np.abs(exported - result).max() <= (1.01 if tensor.width == 8 else 8) * tensor.scale
 
 
 @settings(max_examples=30)
@@ -136,7 +141,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     weights[3, 2] = np.inf
     graph = node_graph("MatMul", {"x": normal(3, 7)}, {"w": weights})
     rule, value = MATMUL.broken(graph.nodes[0], graph) or (None, "")
-    assert rule is not None and "NaN or infinite" in value
+    assert rule is not None and "finite" in value
 
 
 def linear(weights: Array, contract: tuple[int, ...], scale: float = 0.01) -> Linear:
