@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class Pool(Layer):
             pads=pair(self.pads[: len(self.kernel)], 0), maximum=maximum,
         )
 
-    def exported_windows(self) -> dict[str, object]:
+    def exported_windows(self) -> dict[str, Any]:
         """Attributes of the windows. Runtimes want pads less than the kernel: what more lies
         behind, where a dilated window reaches over the end, rounding up gives as well."""
         rank = len(self.kernel)
