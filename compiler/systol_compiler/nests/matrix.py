@@ -184,10 +184,12 @@ class MatrixNest(Nest):
         if isinstance(self.weights, ActivationWeights):
             operand = self.weights.operand
             planes = box.planes if len(operand.planes) > 1 else (0, 1)
-            needed.append(
-                Box(planes=planes, lines=(0, operand.lines), positions=(0, 1),
-                    bytes=(0, operand.width))
-            )
+            columns = (tiles[0] * self.tile_outputs,
+                       min(tiles[1] * self.tile_outputs, self.outputs))
+            lines, across = (0, operand.lines), columns
+            if self.weights.transpose:
+                lines, across = columns, (0, operand.width)
+            needed.append(Box(planes=planes, lines=lines, positions=(0, 1), bytes=across))
         return tuple(needed)
 
     def verify(self) -> None:
