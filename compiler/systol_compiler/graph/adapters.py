@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.window_adapters import conv, conv_transpose, pool
 from systol_hw.errors import InputError
 
 Adapter = Callable[[Trace, Call, int], list[Call]]
@@ -330,6 +331,10 @@ def _renamed(op: str) -> Adapter:
 
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
+    "AveragePool": pool,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "MaxPool": pool,
     "ArgMax": _arg,
     "ArgMin": _arg,
     "BatchNormalization": _batch_normalization,

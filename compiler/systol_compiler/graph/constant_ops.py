@@ -127,8 +127,28 @@ def _slice(inputs: Inputs, attributes: Attributes) -> Array:
     steps = _integers(_value(inputs, 4)) or [1] * len(starts)
     index = [slice(None)] * value.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        index[axis] = slice(start, end, step)
+        found = picked(value.shape[axis], start, end, step)
+        stop = found.start + len(found) * step
+        index[axis] = slice(found.start, stop if stop >= 0 else None, step)
+        if not len(found):
+            index[axis] = slice(0)
     return value[tuple(index)]
+
+
+def picked(size: int, start: int, end: int, step: int) -> range:
+    """What ONNX Slice (version 13) picks from an axis of `size`.
+
+    Unlike Python's, a start before the front counts as the front when the step is negative.
+
+    Raises
+    ------
+    ValueError
+        The step is 0.
+    """
+    start, end = (value + size if value < 0 else value for value in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), size), min(max(end, 0), size), step)
+    return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
 
 
 def _constant_of_shape(inputs: Inputs, attributes: Attributes) -> Array:

@@ -6,6 +6,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from systol_compiler.graph.constant_ops import picked
 from systol_compiler.graph.editor import GraphEditor, joined_sources, merged_sources
 from systol_compiler.graph.float_graph import Graph, Node
 
@@ -176,7 +177,7 @@ def _slice(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool
     steps = known[3] if len(known) > 3 else [1] * len(known[0])
     ranges = [range(size) for size in shape]
     for start, end, axis, step in zip(known[0], known[1], axes, steps, strict=True):
-        ranges[axis] = range(shape[axis])[slice(start, end, step)]
+        ranges[axis] = picked(shape[axis], start, end, step)
     _append_slice(node, node.inputs[0], ranges, editor, picks, node.outputs[0])
     return True
 
@@ -197,11 +198,11 @@ def _append_slice(
         ranges = [_picked_from(first, then) for first, then in zip(outer, ranges, strict=True)]
     shape = editor.types[source].shape
     starts, ends, steps = [], [], []
-    for size, picked in zip(shape, ranges, strict=True):
-        end = picked.start + len(picked) * picked.step
-        starts.append(picked.start)
+    for size, chosen in zip(shape, ranges, strict=True):
+        end = chosen.start + len(chosen) * chosen.step
+        starts.append(chosen.start)
         ends.append(end if end >= 0 else -(size + 1))
-        steps.append(picked.step)
+        steps.append(chosen.step)
     names = [
         editor.constant(f"{node.name}.{key}", np.array(values, dtype=np.int64))
         for key, values in (
@@ -211,7 +212,7 @@ def _append_slice(
             ("steps", steps),
         )
     ]
-    result = tuple(len(picked) for picked in ranges)
+    result = tuple(len(chosen) for chosen in ranges)
     if output is not None:
         inputs = (source, *names)
         editor.append(
@@ -247,18 +248,18 @@ def _gather(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> boo
         step = int(steps[0]) if steps.size else 1
         ranges = [range(size) for size in shape]
         ranges[axis] = range(int(flat[0]), int(flat[0]) + step * flat.size, step)
-        picked = _append_slice(node, node.inputs[0], ranges, editor, picks, output)
+        result = _append_slice(node, node.inputs[0], ranges, editor, picks, output)
     else:
         name = editor.constant(f"{node.name}.indices", flat.astype(np.int64))
         if output is not None:
             editor.append(node, inputs=(node.inputs[0], name), attributes={"axis": axis})
             return True
-        picked = editor.insert(
+        result = editor.insert(
             node, "Gather", (node.inputs[0], name), after, attributes={"axis": axis}
         )
     if output is None:
         target = editor.constant(f"{node.name}.shape", np.array(final, dtype=np.int64))
-        editor.append(node, op="Reshape", inputs=(picked, target), attributes={})
+        editor.append(node, op="Reshape", inputs=(result, target), attributes={})
     return True
 
 
@@ -276,7 +277,7 @@ def _pad(node: Node, graph: Graph, editor: GraphEditor, picks: _Picks) -> bool:
             range(max(-int(first), 0), size - max(-int(last), 0))
             for size, first, last in zip(shape, begins, ends, strict=True)
         ]
-        if any(len(picked) < 1 for picked in ranges):
+        if any(len(chosen) < 1 for chosen in ranges):
             return False
         whole = not (pads > 0).any()
         result = node.outputs[0] if whole else None
