@@ -1,5 +1,6 @@
 """Samples from files: arrays by input name, folders of such files, images, or random values."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,32 @@ def open_samples(place: str | Path, preprocessing: str = "") -> CalibrationData:
             f"{path} holds no samples: no file ends in {', '.join((*_ARRAYS, *SUFFIXES))}"
         )
     return _join(path, files)
+
+
+def read_inputs(
+    place: str | Path, names: Sequence[str], preprocessing: str = ""
+) -> dict[str, Array]:
+    """Inputs of a model by name: arrays from a file, or an image or a folder of images.
+
+    Parameters
+    ----------
+    names
+        The model's inputs; one array or images are for a model of one.
+    preprocessing
+        How images become items.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read or holds something else.
+    """
+    only = names[0] if len(names) == 1 else None
+    images = image_files(place, preprocessing)
+    if images is None:
+        return read_arrays(place, only, names)
+    if only is None:
+        raise InputError(f"images are for a model of one input, not of {', '.join(names)}")
+    return {only: images}
 
 
 def image_files(place: str | Path, preprocessing: str) -> Array | None:

@@ -8,11 +8,11 @@ from typing import Any
 from systol.api import compile_options_of
 from systol.bisection import first_machine_difference
 from systol.commands.model_options import add_compile_arguments, compile_options
-from systol.commands.registration import Array, Command, add_backend, is_binary, read_arrays
+from systol.commands.registration import Array, Command, add_backend, is_binary
 from systol.execution.inputs import fill_up
 from systol.execution.session import Device
 from systol.results.agreement import first_tensor_difference
-from systol.samples import image_files, open_samples
+from systol.samples import open_samples, read_inputs
 from systol.stage_status import StageStatus
 from systol.terminal import print_table, say
 from systol_compiler.binary.reader import load
@@ -44,12 +44,7 @@ def run(options: argparse.Namespace) -> int:
         return _bisect_binary(options)
     keywords = compile_options(options)
     graph = import_graph(options.model, shapes=keywords["shapes"], batch=keywords["batch"])
-    images = image_files(options.input, options.preprocess)
-    if images is not None:
-        inputs = {graph.inputs[0]: images}
-    else:
-        only = graph.inputs[0] if len(graph.inputs) == 1 else None
-        inputs = read_arrays(options.input, only, graph.inputs)
+    inputs = read_inputs(options.input, graph.inputs, options.preprocess)
     calibration: Any = inputs
     if keywords["calibration"]:
         calibration = open_samples(keywords["calibration"], options.preprocess)
@@ -99,10 +94,7 @@ def _bisect_binary(options: argparse.Namespace) -> int:
     model = load(options.model)
     names = [item.name for item in model.inputs]
     preprocessing = next((i.preprocessing for i in model.inputs if i.preprocessing), "")
-    images = image_files(options.input, options.preprocess or preprocessing)
-    inputs = {names[0]: images} if images is not None else read_arrays(
-        options.input, names[0] if len(names) == 1 else None, names
-    )
+    inputs = read_inputs(options.input, names, options.preprocess or preprocessing)
     if options.backend == "reference":
         raise InputError("the reference is what is compared with: take another --backend")
     results = [

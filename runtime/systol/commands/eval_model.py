@@ -28,7 +28,7 @@ from systol.evaluation import (
 from systol.execution.ranges import InputRangeWarning
 from systol.execution.session import Device
 from systol.results.result import ModelResult
-from systol.samples import image_files
+from systol.samples import read_inputs
 from systol.stage_status import StageStatus
 from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
@@ -137,12 +137,7 @@ def _inputs(
     preprocessing = options.preprocess
     if not preprocessing and model is not None:
         preprocessing = next((i.preprocessing for i in model.inputs if i.preprocessing), "")
-    images = image_files(options.input, preprocessing)
-    if images is None:
-        return read_arrays(options.input, names[0] if len(names) == 1 else None, names)
-    if len(names) != 1:
-        raise InputError(f"images are for a model of one input, not of {', '.join(names)}")
-    return {names[0]: images}
+    return read_inputs(options.input, names, preprocessing)
 
 
 def _labels(path: str, outputs: list[str]) -> dict[str, Array]:

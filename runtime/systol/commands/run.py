@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from systol.commands.registration import (
     add_backend,
     is_program_text,
     keep_apart,
-    read_arrays,
     require_writable,
     write_arrays,
 )
 from systol.commands.run_text import run_text
+from systol.execution.ranges import InputRangeWarning
 from systol.execution.session import Device
 from systol.results import tables
+from systol.results.classes import best_classes, class_sections
 from systol.results.report import make_report, write_json
 from systol.results.result import ModelResult
 from systol.results.trace import make_trace
+from systol.samples import read_inputs
 from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.binary.reader import load
@@ -40,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
-        "--input", metavar="X.npz",
-        help="inputs by name (or X.npy for one input); of a text, what its windows hold",
+        "--input", metavar="X.npz|IMAGE|DIR",
+        help="inputs by name (or X.npy for one input); images, where the binary says how to read "
+        "them; of a text, what its windows hold",
     )  # fmt: skip
     given.add_argument(
         "--timing-only", action="store_true",
@@ -55,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--waves", type=Path, metavar="W.vcd|W.fst",
         help="draw the RTL's signals in the first run (with --backend rtl)",
     )  # fmt: skip
-    parser.add_argument("--dump-tensors", metavar="DIR", help="write every int8 tensor to DIR")
+    parser.add_argument(
+        "--dump-tensors", metavar="DIR", help="write the tensors between segments to DIR"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -104,13 +110,17 @@ def run(options: argparse.Namespace) -> int:
         say(f"waveforms: {options.waves}")
     outputs = [_summary(name, value) for name, value in result.outputs.items()]
     if options.json:
-        print(json.dumps({"outputs": outputs, "report": report}, indent=2))
+        values = {"outputs": outputs, "classes": best_classes(result), "report": report}
+        print(json.dumps(values, indent=2))
         return 0
     if outputs:
         print_table(
             ("output", "type", "shape", "least", "greatest"),
             [tuple(_text(value) for value in item.values()) for item in outputs],
         )
+    for headings, rows in class_sections(result):
+        print()
+        print_table(headings, rows)
     if report is not None:
         if outputs:
             print()
@@ -129,14 +139,24 @@ def _run_inputs(
     device: Device, model: CompiledModel, options: argparse.Namespace
 ) -> ModelResult:
     names = [item.name for item in model.inputs]
-    inputs = read_arrays(options.input, names[0] if len(names) == 1 else None, names)
-    with LateProgress("images") as progress:
-        return device.load(model).run(
+    preprocessing = next((i.preprocessing for i in model.inputs if i.preprocessing), "")
+    inputs = read_inputs(options.input, names, preprocessing)
+    with LateProgress("items") as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputRangeWarning)  # they are in the result
+        result = device.load(model).run(
             inputs,
             keep_tensors=bool(options.dump_tensors),
             progress=progress,
             waves=options.waves,
         )
+    for text in result.warnings:
+        say(f"warning: {text}")
+    if result.filled:
+        say(
+            f"the last run was filled up with {result.filled} copies of the last item; cycles and "
+            "useful MACs count them"
+        )
+    return result
 
 
 def print_report(report: dict[str, Any]) -> None:
