@@ -9,15 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from hand_made import copy_model, f32, sandwich_model
 from memory_peak import with_peak
 from systol_compiler.binary import elf
 from systol_compiler.binary.check import MAX_EMPTY_BYTES, MAX_TENSOR_BYTES, MAX_WINDOW_BYTES
 from systol_compiler.binary.model import CompiledModel, ModelOutput
+from systol_compiler.binary.network import Network
 from systol_compiler.binary.reader import load, parse, read_sections
 from systol_compiler.binary.writer import chunks
 from systol_hw.errors import BinaryFormatError, InputError
@@ -335,3 +339,73 @@ def test_load_names_the_file_and_the_remedy(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path)
+
+
+def _with_host(change: Callable[[onnx.ModelProto], None]) -> bytes:
+    """A sealed file whose last host graph was changed: what only a forger would write."""
+    model = sandwich_model(1)
+    graph = onnx.ModelProto()
+    graph.ParseFromString(model.host_segments[-1].model)
+    change(graph)
+    forged = dataclasses.replace(
+        model.host_segments[-1], model=graph.SerializeToString(deterministic=True)
+    )
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    network = Network(**{**fields, "segments": (*model.segments[:-1], forged)})
+    return b"".join(bytes(chunk) for chunk in chunks(network))
+
+
+def _function_with_external_data(graph: onnx.ModelProto) -> None:
+    tensor = helper.make_tensor("", onnx.TensorProto.FLOAT, [1, 4, 2], np.zeros(8))
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="beside.bin")
+    body = [helper.make_node("Constant", [], ["b"], value=tensor)]
+    opsets = [helper.make_opsetid("", 17)]
+    graph.functions.append(helper.make_function("local", "F", ["a"], ["b"], body, opsets))
+    graph.opset_import.append(helper.make_opsetid("local", 1))
+    graph.graph.node[0].op_type, graph.graph.node[0].domain = "F", "local"
+
+
+def _function_in_a_foreign_domain(graph: onnx.ModelProto) -> None:
+    body = [helper.make_node("Gelu", ["a"], ["b"], domain="com.microsoft")]
+    opsets = [helper.make_opsetid("com.microsoft", 1)]
+    graph.functions.append(helper.make_function("", "F", ["a"], ["b"], body, opsets))
+
+
+def _endless_loop(graph: onnx.ModelProto) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Exp", ["v"], ["w"])],
+        "body",
+        [helper.make_tensor_value_info("i", 7, []), helper.make_tensor_value_info("go", 9, []),
+         helper.make_tensor_value_info("v", 1, [1, 4, 2])],
+        [helper.make_tensor_value_info("on", 9, []),
+         helper.make_tensor_value_info("w", 1, [1, 4, 2])],
+    )  # fmt: skip
+    result = graph.graph.output[0].name
+    del graph.graph.node[:]
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1 << 62), "many"))
+    graph.graph.node.append(
+        helper.make_node("Loop", ["many", "", graph.graph.input[0].name], [result], body=body)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_function_with_external_data, "functions are not allowed"),
+        (_function_in_a_foreign_domain, "functions are not allowed"),
+        (_endless_loop, "Loop holds a graph"),
+    ],
+)
+def test_forged_host_graphs_are_refused_at_load(
+    change: Callable[[onnx.ModelProto], None], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.elf"
+    path.write_bytes(_with_host(change))
+    with pytest.raises(BinaryFormatError, match=rf"m\.elf: host segment 'after': {message}"):
+        load(path)
+
+
+def test_the_forger_of_host_graphs_changes_nothing_by_itself() -> None:
+    assert _with_host(lambda graph: None) == WITH_HOST
