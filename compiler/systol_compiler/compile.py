@@ -21,7 +21,6 @@ from systol_compiler.binary.network import (
 from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.calibrate.samples import CalibrationData
-from systol_compiler.compile_report import build_report
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.graph.importer import ModelSource, import_onnx
 from systol_compiler.graph.passes import run_pipeline
@@ -32,6 +31,7 @@ from systol_compiler.quantized.graph import MachinePart, QuantizedGraph
 from systol_compiler.quantized.host import HostLayer
 from systol_compiler.quantized.lowering import lower
 from systol_compiler.quantized.partition import PlacedNode
+from systol_compiler.report import build_report
 from systol_hw.arch import Arch
 from systol_hw.errors import InputError, UnsupportedModelError
 from systol_sim.checker import check

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from systol_compiler.compile import import_graph
-from systol_compiler.compile_report import node_row
 from systol_compiler.graph.importer import ModelSource
 from systol_compiler.graph.model_file import open_model
 from systol_compiler.quantized.partition import Partition, Place, partition
+from systol_compiler.report import node_row
 from systol_hw.arch import Arch
 from systol_hw.errors import UnsupportedModelError
 

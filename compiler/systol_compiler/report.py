@@ -1,98 +1,173 @@
-"""What the compiler has to say: who runs what and why, crossings, work and predicted cycles."""
+"""What the compiler says about a compiled network: who runs what and why, and at what cost."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, Final
 
-from systol_compiler.old_quantized import HostSegment, QLinear, QMaxPool, QuantizedGraph
-from systol_compiler.search import BackendResult, describe_choices
-from systol_compiler.work import MatrixWork
-from systol_hw.arch import Arch
-from systol_hw.faults import Unit
+from systol_compiler.binary.network import HostSegment, MachineSegment, Network
+from systol_compiler.layer_figures import LayerFigures, layer_figures
+from systol_compiler.quantized.partition import PlacedNode
+
+SCHEMA: Final = "systol.compile/1"
 
 
-def build_report(graph: QuantizedGraph, arch: Arch, result: BackendResult) -> dict[str, Any]:
+def build_report(
+    network: Network,
+    *,
+    placed: Sequence[PlacedNode] = (),
+    notes: Sequence[str] = (),
+    details: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """The report of a compilation, as JSON values.
 
-    `operators` says for each layer where it runs and why; `layers` gives each machine work's MACs,
-    weight tiles and matmuls over the whole batch; `predicted_cycles` is exact, because the cost
-    model is the simulator.
+    Its cycles are exact: they are the simulator's, and time never depends on data.
+
+    Parameters
+    ----------
+    network
+        The compiled network; its own report is not read.
+    placed
+        Rows of `quantized.partition`; without them nodes are known by their layers alone.
+    notes
+        Warnings of the quantizer.
+    details
+        What the back half says of a machine segment, by segment: JSON values.
+
+    Returns
+    -------
+    dict
+        `nodes`: every node of the source, with place, reason, remedy and cost. `segments`: in
+        order, with cycles, or operators and reason. `layers`: `LayerFigures` of all machine
+        segments. `crossings`: tensors that pass between host and machine in one run. `summary`:
+        totals. `notes`.
     """
-    counters = result.counters
-    useful = counters.amount(Unit.MATRIX, "useful_macs")
-    cycles = result.cycles
+    layers: list[dict[str, Any]] = []
+    segments: list[dict[str, Any]] = []
+    rows: list[LayerFigures] = []
+    for segment in network.segments:
+        if isinstance(segment, HostSegment):
+            segments.append(_host_segment(segment))
+            continue
+        found = layer_figures(segment)
+        rows += found
+        layers += [{"segment": segment.name, **row.to_json()} for row in found]
+        segments.append(_machine_segment(segment, found, (details or {}).get(segment.name, {})))
+    crossings = find_crossings(network)
     return {
-        "arch": arch.name,
-        "batch": graph.tensors[graph.inputs[0].tensor].shape[0],
-        "operators": _operators(graph, result),
-        "crossings": _crossings(graph),
-        "layers": _layers(result),
-        "choices": list(describe_choices(result)),
-        "instructions": len(result.emitted.program.code),
-        "weight_memory_bytes": result.emitted.program.weight_memory_bytes,
-        "unified_buffer_peak_bytes": result.plan.allocation.peak_bytes,
-        "predicted_cycles": cycles,
-        "useful_macs": useful,
-        "predicted_utilization": useful / (cycles * arch.macs_per_cycle),
-        "predicted_seconds": cycles / arch.clock_hz,
+        "schema": SCHEMA,
+        "arch": network.arch.name,
+        "batch": network.batch,
+        "nodes": [node_row(node) for node in placed] or _nodes_of_layers(network),
+        "segments": segments,
+        "layers": layers,
+        "crossings": crossings,
+        "summary": _summary(network, rows, len(crossings)),
+        "notes": list(notes),
     }
 
 
-def _operators(graph: QuantizedGraph, result: BackendResult) -> list[dict[str, Any]]:
-    fused = {
-        name: work.name
-        for work in result.plan.groups[0].works
-        for name in work.layers
-        if name != work.name
+def node_row(node: PlacedNode) -> dict[str, Any]:
+    """A placed node as JSON values."""
+    return {
+        "node": node.name,
+        "operator": node.op,
+        "place": str(node.place),
+        "reason": node.reason,
+        "remedy": node.remedy,
+        "macs": node.macs,
+        "bytes": node.bytes,
     }
-    rows = []
-    for layer in graph.layers:
-        if isinstance(layer, HostSegment):
-            kind, why = ", ".join(layer.operators), layer.reason
-        elif isinstance(layer, QMaxPool):
-            kind = "max-pool"
-            if layer.name in fused:
-                why = f"fused into {fused[layer.name]!r}: runs from its accumulators"
-            else:
-                why = "vector unit, from the unified buffer"
-        else:
-            kind = "linear" if isinstance(layer, QLinear) else "convolution"
-            why = "matrix unit, with requantization and clip on the vector unit"
-        rows.append(
-            {
-                "layer": layer.name,
-                "kind": kind,
-                "place": "host" if isinstance(layer, HostSegment) else "machine",
-                "why": why,
-                "source_nodes": list(layer.source_nodes),
-            }
-        )
+
+
+def find_crossings(network: Network) -> list[dict[str, Any]]:
+    """Tensors that pass between host and machine in one run, in order: the model's tensor, the
+    quantized one, where to, and how many bytes."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+
+    def cross(name: str, to: str) -> None:
+        tensor = network.tensors[name]
+        if name not in seen:
+            seen.add(name)
+            rows.append(
+                {
+                    "tensor": tensor.source,
+                    "quantized": name,
+                    "to": to,
+                    "bytes": tensor.size_bytes,
+                    "elements": prod(tensor.shape),
+                }
+            )
+
+    for segment in network.segments:
+        if isinstance(segment, MachineSegment):
+            for binding in segment.inputs:
+                if binding.tensor in network.quantized:
+                    cross(binding.tensor, "machine")
+            continue
+        for name in segment.inputs:
+            if name in network.by_source:
+                cross(network.by_source[name].name, "host")
+    for output in network.outputs:
+        if output.tensor in network.by_source:
+            cross(network.by_source[output.tensor].name, "host")
     return rows
 
 
-def _crossings(graph: QuantizedGraph) -> int:
-    """Tensors that pass between host and machine in one run."""
-    outputs = {item.tensor for item in graph.outputs if hasattr(item, "tensor")}
-    for segment in graph.host_segments:
-        outputs |= set(segment.inputs)
-    inputs = {entry.tensor for entry in graph.inputs}
-    return len(inputs) + len(outputs - inputs)
+def _nodes_of_layers(network: Network) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for segment in network.segments:
+        if isinstance(segment, HostSegment):
+            for name in segment.source_nodes:
+                rows[name] = {"node": name, "place": "host", "reason": segment.reason}
+            continue
+        for item in segment.layers:
+            for name in item.source_nodes:
+                reason = f"part of layer {item.layer!r}"
+                rows.setdefault(name, {"node": name, "place": "machine", "reason": reason})
+    return list(rows.values())
 
 
-def _layers(result: BackendResult) -> list[dict[str, Any]]:
-    rows = []
-    for index, first in enumerate(result.plan.groups[0].works):
-        macs = tiles = matmuls = 0
-        for network in result.plan.groups:
-            tiled = result.tiled[network.images].works[index]
-            if isinstance(tiled.work, MatrixWork):
-                macs += tiled.work.macs
-            tiles += tiled.weight_tiles
-            matmuls += len(tiled.steps)
-        rows.append(
-            {
-                "layer": "+".join(first.layers),
-                "macs": macs,
-                "weight_tiles": tiles,
-                "matmuls": matmuls,
-            }
-        )
-    return rows
+def _host_segment(segment: HostSegment) -> dict[str, Any]:
+    return {
+        "segment": segment.name,
+        "place": "host",
+        "operators": list(segment.operators),
+        "reason": segment.reason,
+        "source_nodes": list(segment.source_nodes),
+    }
+
+
+def _machine_segment(
+    segment: MachineSegment, rows: Sequence[LayerFigures], details: Mapping[str, Any]
+) -> dict[str, Any]:
+    program = segment.program
+    return {
+        "segment": segment.name,
+        "place": "machine",
+        "layers": len({item.layer for item in segment.layers}),
+        "instructions": len(program.code),
+        "weight_memory_bytes": program.weight_memory_bytes,
+        "cycles": sum(row.cycles for row in rows),
+        "bound_cycles": sum(row.bound_cycles for row in rows if row.layer),
+        **details,
+    }
+
+
+def _summary(network: Network, rows: Sequence[LayerFigures], crossings: int) -> dict[str, Any]:
+    cycles, macs = sum(row.cycles for row in rows), sum(row.useful_macs for row in rows)
+    arch = network.arch
+    return {
+        "cycles": cycles,
+        "bound_cycles": sum(row.bound_cycles for row in rows if row.layer),
+        "seconds": cycles / arch.clock_hz,
+        "useful_macs": macs,
+        "useful_mac_share": macs / (cycles * arch.macs_per_cycle) if cycles else 0.0,
+        "machine_segments": len(network.machine_segments),
+        "host_segments": len(network.host_segments),
+        "crossings": crossings,
+        "instructions": sum(len(s.program.code) for s in network.machine_segments),
+        "weight_memory_bytes": sum(
+            s.program.weight_memory_bytes for s in network.machine_segments
+        ),
+    }

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from systol_compiler.rules import supported_operators
+from systol_compiler.quantized.operators_page import supported_operators
 from systol_hw.address_map import address_map_page
 from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.errors import InputError

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from systol_compiler.driver import compile_model
+from systol_compiler.compile import compile_model
 from systol_hw.address_map import configuration_offset
 from systol_hw.arch import Arch, MemoryPort
 from systol_hw.counters import SCALARS

@@ -1,6 +1,7 @@
 """Random lowered networks over images: convolutions, sums, pools, tables, slices, branches."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import image_operand
 from systol_compiler.nests.vector import Binary, Copy, Function, Reduce, Requantize, Table
+from systol_compiler.nests.view import View
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import Arch
@@ -54,6 +56,10 @@ class _Draw:
         self.orders[name] = CHANNELS_LAST
         return name
 
+    def _like(self, source: str, bits: int) -> str:
+        _, channels, height, width = self.tensors[source].shape
+        return self._tensor(channels, height, width, bits)
+
     def network(self) -> LoweredNetwork:
         rng, size = self.rng, self.spec.size
         for _ in range(int(rng.integers(1, 3))):
@@ -86,23 +92,10 @@ class _Draw:
                 continue
             if view.buffer in read and name != self.names[-1] and self.rng.random() < 0.8:
                 continue
-            builder.layer = f"{name}.output"
-            builder.show_copy(name)
-            shown_buffer = builder.buffers[builder.view(name).buffer]
-            builder.buffers[shown_buffer.name] = type(shown_buffer)(
-                name=shown_buffer.name, plane_bytes=shown_buffer.plane_bytes,
-                planes=shown_buffer.planes, home=Home.OUTPUT, tensor=name, order=CHANNELS_LAST,
-            )
+            self._show(name)
             shown += 1
         if shown == 0:
-            builder.layer = "output"
-            name = self.names[-1]
-            builder.show_copy(name)
-            only = builder.buffers[builder.view(name).buffer]
-            builder.buffers[only.name] = type(only)(
-                name=only.name, plane_bytes=only.plane_bytes, planes=only.planes,
-                home=Home.OUTPUT, tensor=name, order=CHANNELS_LAST,
-            )
+            self._show(self.names[-1])
         used = {n for nest in builder.nests for n in nest.constants}
         used |= {nest.output.buffer for nest in builder.nests}
         used |= {op.buffer for nest in builder.nests for op in nest.reads}
@@ -114,7 +107,16 @@ class _Draw:
         network.verify()
         return network
 
-    def _image(self, name: str):  # type: ignore[no-untyped-def]
+    def _show(self, name: str) -> None:
+        builder = self.builder
+        builder.layer = f"{name}.output"
+        builder.show_copy(name)
+        buffer = builder.buffers[builder.view(name).buffer]
+        builder.buffers[buffer.name] = replace(
+            buffer, home=Home.OUTPUT, tensor=name, order=CHANNELS_LAST
+        )
+
+    def _image(self, name: str) -> View:
         return self.builder.view(name).transpose((0, 2, 3, 1))
 
     def _bits(self) -> int:
@@ -164,7 +166,7 @@ class _Draw:
         ]
         other = str(self.rng.choice(partners))
         bits = self._bits()
-        result = self._tensor(*shape[1:], bits)
+        result = self._like(source, bits)
         self.builder.elementwise(
             Binary(
                 function=Function(int(self.rng.integers(0, 4))), a_zero_point=1, b_zero_point=-2,
@@ -191,8 +193,7 @@ class _Draw:
                 reduce=Reduce.SUM,
             )
         self.builder.windowed(
-            operation, self._image(result) if result in self.builder._views
-            else self.builder.place(result).transpose((0, 2, 3, 1)),
+            operation, self.builder.place(result).transpose((0, 2, 3, 1)),
             self._image(source),
             Window2D(kernel=(kernel, kernel), strides=(stride, stride), pads=(pad, pad)),
         )
@@ -200,7 +201,7 @@ class _Draw:
 
     def _table(self, source: str) -> str:
         tensor = self.tensors[source]
-        result = self._tensor(*tensor.shape[1:], 8)
+        result = self._like(source, 8)
         wide = tensor.width == 16
         size = 514 if wide else 256
         data = self.rng.integers(0, 256, size, np.uint8)
@@ -213,7 +214,7 @@ class _Draw:
     def _rescale(self, source: str) -> str:
         tensor, rng = self.tensors[source], self.rng
         bits = self._bits()
-        result = self._tensor(*tensor.shape[1:], bits)
+        result = self._like(source, bits)
         channels = tensor.shape[1]
         self.builder.elementwise(
             Requantize(

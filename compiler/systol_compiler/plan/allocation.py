@@ -260,7 +260,8 @@ def _calmest(
         writes = sum(_shared(start, size, low, own, arch) for low, own in writers)
         return waits, reads, writes
 
-    return min(free, key=disturbance)
+    best: int = min(free, key=disturbance)
+    return best
 
 
 def _waits(later: Request, earlier: Request) -> bool:

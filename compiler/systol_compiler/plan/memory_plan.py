@@ -238,6 +238,7 @@ class _Planner:
                 found = self._allocate_streamed(group)
             if isinstance(found, MemoryPlan):
                 return found
+        assert isinstance(found, Overflow)
         raise fitter.too_big(group, max(0, found.request.first) % len(group.stages))
 
     def _allocate_streamed(self, group: GroupPlan) -> MemoryPlan | Overflow:

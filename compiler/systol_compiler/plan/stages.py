@@ -7,6 +7,8 @@ array's, and what only the stage itself reads need never be there as a whole.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from systol_compiler.nests.buffer import Home
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.nest import Nest
@@ -184,6 +186,8 @@ class _Interleaving:
         self.nests, self.tiles = nests, tiles
         self.done = [0] * len(nests)
         self.fronts = [_fronts(nest, own) for nest, own in zip(nests, tiles, strict=True)]
+        self.boxes = [np.array([tile.box.ranges for tile in own]) for own in tiles]
+        self.lasts: dict[tuple[int, int, int], int] = {}
         self.writers: dict[str, list[int]] = {}
         for index, nest in enumerate(nests):
             self.writers.setdefault(nest.output.buffer, []).append(index)
@@ -224,7 +228,7 @@ class _Interleaving:
                 if writer >= index:
                     continue
                 if operand == self.nests[writer].output:
-                    ready = self._complete(writer, box)
+                    ready = self._last(writer, index, box) < self.done[writer]
                 else:
                     high = operand.span(box)[1]
                     ready = high <= self.fronts[writer][self.done[writer]]
@@ -232,10 +236,15 @@ class _Interleaving:
                     return False
         return True
 
-    def _complete(self, writer: int, box: Box) -> bool:
-        """Whether no tile that is still to come writes into `box`."""
-        rest = self.tiles[writer][self.done[writer] :]
-        return not any(_meet(tile.box, box) for tile in rest)
+    def _last(self, writer: int, reader: int, box: Box) -> int:
+        """The last tile of `writer` that writes into `box`, which the reader's next tile needs."""
+        key = (writer, reader, self.done[reader])
+        if key not in self.lasts:
+            ranges = np.array(box.ranges)
+            boxes = self.boxes[writer]
+            meet = (boxes[:, :, 0] < ranges[:, 1]) & (ranges[:, 0] < boxes[:, :, 1])
+            self.lasts[key] = int(np.flatnonzero(meet.all(axis=1))[-1])
+        return self.lasts[key]
 
     def _led(self, unit: Box, writer: int, *, behind: bool) -> bool:
         """Whether `writer` has reached `unit`'s rows; with `behind`, those after them, too."""
@@ -247,13 +256,6 @@ class _Interleaving:
         led = self.tiles[writer][done - 1].unit
         mine, its = (unit.planes, unit.lines), (led.planes, led.lines)
         return mine < its if behind else mine <= its
-
-
-def _meet(a: Box, b: Box) -> bool:
-    return all(
-        low < end and first < high
-        for (low, high), (first, end) in zip(a.ranges, b.ranges, strict=True)
-    )
 
 
 def _fronts(nest: Nest, tiles: Sequence[Tile]) -> list[int]:

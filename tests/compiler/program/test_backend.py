@@ -20,7 +20,8 @@ def run_both(network: RandomNetwork, batch: int, arch: Arch, choice: Choice) -> 
     check(result.emitted.program)
     tensors = network.tensors(batch)
     rng = np.random.default_rng(network.seed)
-    values, contents = {}, {}
+    values: dict[str, np.ndarray] = {}
+    contents: dict[str, np.ndarray] = {}
     for binding in result.emitted.inputs:
         codes = rng.integers(-128, 128, tensors[binding.tensor].shape).astype(np.int8)
         values[binding.tensor] = codes
@@ -35,10 +36,10 @@ def run_both(network: RandomNetwork, batch: int, arch: Arch, choice: Choice) -> 
     for binding in result.emitted.outputs:
         shape = tensors[binding.tensor].shape
         stored = tuple(shape[axis] for axis in binding.order)
-        codes = from_byte_planes(
+        stored_codes = from_byte_planes(
             windows[binding.window], int(np.prod(stored)), tensors[binding.tensor].width
         )
-        got = codes.reshape(stored).transpose(np.argsort(binding.order))
+        got = stored_codes.reshape(stored).transpose(np.argsort(binding.order))
         np.testing.assert_array_equal(got, expected[binding.tensor], err_msg=binding.tensor)
 
 

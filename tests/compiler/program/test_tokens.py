@@ -12,7 +12,7 @@ import pytest
 
 from ordering_oracle import closure, conflicting_pairs, removals
 from systol.bundled import MODEL_NAMES, calibration_images, model_path
-from systol_compiler.driver import compile_model
+from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import decode
 from systol_hw.program import Program, make_program

@@ -3,8 +3,8 @@
 import json
 
 from hand_made import copy_model, sandwich_model
-from systol_compiler.compile_report import build_report, find_crossings
 from systol_compiler.quantized.partition import Place, PlacedNode
+from systol_compiler.report import build_report, find_crossings
 from systol_sim.simulator import run_timing
 
 
