@@ -74,12 +74,14 @@ class RandomGraph:
             step = self.rng.choice(np.array(STEPS, dtype=object))
             step(self)
 
-    def quantized(self, widths: tuple[int, ...] = (8,)) -> QuantizedGraph:
+    def quantized(
+        self, widths: tuple[int, ...] = (8,), most_outputs: int = 100
+    ) -> QuantizedGraph:
         """All of it on the machine; operands that must be alike get common numbers."""
         used = {name for node in self.nodes for name in node.inputs}
         ends = [name for name in self.computed if name not in used and name not in self.inputs]
         extra = [name for name in self.computed if name in used and name not in self.inputs]
-        shown = ends + [name for name in extra if self.rng.random() < 0.1]
+        shown = [*ends, *(name for name in extra if self.rng.random() < 0.1)][-most_outputs:]
         graph = Graph(
             name="random", opset=OPSET, nodes=tuple(self.nodes), constants=self.constants,
             inputs=tuple(self.inputs),

@@ -66,6 +66,7 @@ class NestBuilder:
         self._packed: dict[tuple[str, tuple[int, ...]], View] = {}
         self._constants: dict[tuple[str, bytes], str] = {}
         self._names: dict[str, int] = {}
+        self._written: dict[str, int] = {}
 
     # Tensors
 
@@ -182,6 +183,16 @@ class NestBuilder:
     def add(self, nest: Nest) -> None:
         """Append a nest."""
         self.nests.append(nest)
+        name = nest.output.buffer
+        self._written[name] = self._written.get(name, 0) + nest.output.box.size
+
+    def complete(self, name: str) -> bool:
+        """Whether every byte of the buffer has been written by now."""
+        buffer = self.buffers[name]
+        return (
+            buffer.home in (Home.INPUT, Home.CONSTANT)
+            or self._written.get(name, 0) >= buffer.plane_bytes
+        )
 
     def image(self, view: View) -> Operand:
         """A [N, H, W, C] view as an operand, copied if its channels are not contiguous."""

@@ -258,6 +258,10 @@ class _Selection:
         placed = _lines_and_positions(loops)
         if placed is None:
             return None
+        span = int(offsets.max()) - int(offsets.min()) + 1
+        if np.unique(offsets).size < span and not builder.complete(source.buffer):
+            # The machine may not read what is still to be written, though times 0.
+            return None
         if tap_pitch and placed[-1][1][1] % tap_pitch:
             return None
         columns = builder.arch.columns

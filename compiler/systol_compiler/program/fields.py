@@ -232,7 +232,7 @@ def matmul(
     p_start -= source.skipped
     if _input_high(nest, step.turn):
         address += source.high
-    limit = nest.input.positions * pitch
+    limit = (nest.input.positions - 1) * pitch + max(nest.input.width, pitch)
     if nest.input.positions == 1:
         limit = nest.input.width
     return instruction(

@@ -15,7 +15,7 @@ from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
-from systol_compiler.nests.vector import Copy, VectorNest
+from systol_compiler.nests.vector import Copy, Fill, VectorNest
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
@@ -147,6 +147,23 @@ def test_reversed_channels_are_a_selection() -> None:
     got, expected, builder = moved("edge16", (30, 30, 40), lambda v: v.slice(2, 39, 40, -1))
     assert (got == expected).all()
     assert not any(weights_are_activations(builder))
+
+
+def test_bytes_that_are_not_written_yet_are_not_read() -> None:
+    builder = NestBuilder(PRESETS["edge32"], {}, {})
+    builder.layer = "layer"
+    whole = builder.scratch((20, 20, 128), (0, 1, 2))
+    half = whole.slice(2, 0, 64)
+    builder.elementwise(Fill(), half, None)
+    assert not builder.complete(whole.buffer)
+    before = len(builder.nests)
+    out = builder.scratch((20, 20, 32), (0, 1, 2))
+    builder.elementwise(Copy(), out, half.slice(2, 0, 32, 2))
+    assert all(isinstance(nest, VectorNest) for nest in builder.nests[before:])
+    builder.elementwise(Fill(), whole.slice(2, 64, 64), None)
+    assert builder.complete(whole.buffer)
+    builder.elementwise(Copy(), out, half.slice(2, 0, 32, 2))
+    assert isinstance(builder.nests[-1], MatrixNest)
 
 
 def test_a_part_of_a_larger_result() -> None:
