@@ -321,8 +321,8 @@ def _stored(product: _Product, packing: Packing, step: int) -> Int8Array:
     per_output = outputs // product.groups
     folded = product.dilations[1] == 1 and packing.taps == columns
     if product.groups == 1 and (folded or packing.taps == 1):
-        flat = weights.transpose(2, 3, 1, 0).reshape(-1, outputs)
-        return np.ascontiguousarray(flat)
+        # Of kernels of one tap this is only a view.
+        return weights.transpose(0, 2, 3, 1).reshape(outputs, -1).T
     turns = -(-columns // packing.taps)
     stored = np.zeros((rows, turns, step, outputs), np.int8)
     lanes = np.arange(outputs) // per_output % packing.groups

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.operand import Loop, Operand, common_loops
@@ -32,6 +30,8 @@ class DenseProduct:
         Number of K axes.
     weights
         int8 [O, K], K in row-major order of these axes.
+    reordered
+        Keeps `weights` by the order in which the K axes lie, for lowering again.
     bias
         int64 [O], the zero point folded in.
     multipliers, shifts
@@ -42,6 +42,7 @@ class DenseProduct:
     target: View
     contracted: int
     weights: Int8Array
+    reordered: dict[tuple[int, ...], Int8Array]
     bias: Array
     multipliers: Array
     shifts: Array
@@ -59,7 +60,7 @@ def multiply(builder: NestBuilder, product: DenseProduct) -> None:
     target = product.target
     results = replace(target, shape=target.shape[:-1], strides=target.strides[:-1])
     assert rows.shape == results.shape, (rows, results)
-    stored = StoredWeights(values=np.ascontiguousarray(weights.T))
+    stored = StoredWeights(values=weights.T)
     parameters = builder.parameters(product.bias, product.multipliers, product.shifts)
     for source_operand, target_operand in _operands(
         rows, results, weights.shape[1], weights.shape[0]
@@ -93,10 +94,12 @@ def _contiguous(builder: NestBuilder, product: DenseProduct) -> tuple[View, Int8
         source = builder.packed(source, (*outer, *order))
     if order == list(axes):
         return source, product.weights
-    shape = tuple(product.source.shape[axis] for axis in axes)
-    weights = product.weights.reshape(-1, *shape)
-    permuted = weights.transpose(0, *(axis - axes.start + 1 for axis in order))
-    return source, permuted.reshape(product.weights.shape)
+    key = tuple(axis - axes.start + 1 for axis in order)
+    if key not in product.reordered:
+        shape = tuple(product.source.shape[axis] for axis in axes)
+        permuted = product.weights.reshape(-1, *shape).transpose(0, *key)
+        product.reordered[key] = permuted.reshape(product.weights.shape)
+    return source, product.reordered[key]
 
 
 def _operands(

@@ -1,7 +1,7 @@
 """Gemm, and MatMul by constants of any rank: fully connected layers and projections."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import ClassVar
 
@@ -47,6 +47,8 @@ class Linear(Product):
 
     contract: tuple[int, ...]
     rows: int
+    _reordered: dict[tuple[int, ...], Int8Array] = field(init=False, default_factory=dict)
+    """The first matrix by the memory order of what it meets."""
 
     @property
     def outputs_first(self) -> Int8Array:
@@ -124,7 +126,8 @@ class Linear(Product):
                 builder,
                 DenseProduct(
                     source=taken(given, index), target=taken(out, index),
-                    contracted=len(self.contract), weights=matrices[number], bias=bias,
+                    contracted=len(self.contract), weights=matrices[number],
+                    reordered=self._reordered if len(matrices) == 1 else {}, bias=bias,
                     multipliers=multipliers, shifts=shifts, zp_in=source.zero_point,
                     zp_out=target.zero_point, lo=self.lo, hi=self.hi,
                 ),
