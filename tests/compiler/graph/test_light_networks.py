@@ -14,6 +14,9 @@ from onnx_run import run_model
 from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
 
+LARGE = {"vgg19", "bvlc_alexnet", "zfnet512"}
+"""More than 200 MB of weights each."""
+
 OPERATORS = {
     "bvlc_alexnet": {"Conv": 5, "Clip": 7, "LRN": 2, "MaxPool": 3, "Flatten": 1, "Gemm": 3,
                      "Softmax": 1},
@@ -39,7 +42,7 @@ OPERATORS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if "vgg" in name or "net512" in name else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
         for name in LIGHT_MODELS
     ],
 )
