@@ -13,7 +13,7 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow fuzz mutants formal lint types docs-check clean compiled large-models
+.PHONY: help demo test slow fuzz attack mutants formal lint types docs-check clean compiled large-models
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ fuzz: $(DEV_READY) compiled  ## fresh random programs on every executor, the RTL
 	@echo "make fuzz SEED=$(SEED) PROGRAMS=$(PROGRAMS)"
 	$(VENV)/bin/systol fuzz --programs $(PROGRAMS) --seed $(SEED) --machines some --backend rtl \
 		--processes $(JOBS) --directory build/fuzz
+
+# Mutants of each kind of file; what fails is kept. The whole campaign: make attack MUTANTS=15000
+MUTANTS ?= 300
+attack: $(DEV_READY) compiled  ## damaged and hostile files at every door
+	@echo "make attack SEED=$(SEED) MUTANTS=$(MUTANTS)"
+	$(PY) -P -m systol.attack --cases $(MUTANTS) --seed $(SEED) --keep build/attack
 
 mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
 	@mkdir -p build
