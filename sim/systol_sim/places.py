@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, TAGS
+from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES
 from systol_hw.counters import AMOUNTS, SCALARS, STATES
 from systol_hw.program import Program
 from systol_sim.instruction_columns import COLUMNS
@@ -35,6 +35,9 @@ ILLEGAL_INSTRUCTION, ADDRESS, TOKEN_OVERFLOW, WATCHDOG = 1, 3, 4, 5
 # Amounts, by row of systol_hw.counters.AMOUNTS.
 A_FETCH, A_LOAD, A_STORE, A_WEIGHTS, A_USEFUL, A_PADDING = 0, 1, 3, 5, 6, 7
 A_ELEMENTS, A_WEIGHTS_UB = 11, 12
+
+COUNTED_TAGS = 1024
+"""Tags that the stepper can count by: the machine's own come first; `tag_windows` uses all."""
 
 # What happened, for the coverage of random programs.
 (
@@ -161,8 +164,8 @@ def _fields() -> list[tuple[Any, ...]]:
         "tile_columns": (HISTORY,),
         "boundary": (32,),  # systol_sim.stream_period
         "rhythm": (HISTORY,),  # systol_sim.stream_outputs
-        "states": (UNITS, TAGS, STATES),
-        "amounts": (len(AMOUNTS), TAGS),
+        "states": (UNITS, COUNTED_TAGS, STATES),
+        "amounts": (len(AMOUNTS), COUNTED_TAGS),
         "scalars": (len(SCALARS),),
         "coverage": (len(COVERAGE_NAMES),),
     }

@@ -152,6 +152,11 @@ class _Prepared:
 _PREPARED: WeakKeyDictionary[Program, _Prepared] = WeakKeyDictionary()
 
 
+def prepared_table(program: Program) -> InstructionTable:
+    """The instruction table of `program`, worked out once."""
+    return _prepare(program).table
+
+
 def _prepare(program: Program) -> _Prepared:
     prepared = _PREPARED.get(program)
     if prepared is None:
@@ -177,8 +182,12 @@ def step(
     skip: bool = True,
     streams: bool | None = None,
     watchdog_cycles: int | None = None,
+    tags: int = TAGS,
 ) -> RunResult:
-    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`."""
+    """What `run_timing` gives, worked out anew; `table` is `build_table(program)`.
+
+    Counters are by `tags` tags: the machine's own, or up to `COUNTED_TAGS`.
+    """
     count = len(table.rows)
     wait_for_compilation()
     if streams is None:
@@ -208,7 +217,11 @@ def step(
         arch=program.arch,
         fault=fault,
         windows=[],
-        counters=Counters(states=m["states"], amounts=m["amounts"], scalars=m["scalars"]),
+        counters=Counters(
+            states=m["states"][:, :tags].copy(),
+            amounts=m["amounts"][:, :tags].copy(),
+            scalars=m["scalars"],
+        ),
         times=log[:count, [L_START, L_END]],
         interrupts=log[: m["interrupt_count"], L_INTERRUPT].tolist(),
         status=int(m["status"]),

@@ -1,8 +1,8 @@
 """Counters by more groups of instructions than the machine has debug tags.
 
 Time never depends on tags. So a program whose `tag` instructions stand where they stand is stepped
-several times, each time with the tags of another window of groups, and every figure is the one that
-a machine with that many tags would count.
+with tags that the machine itself could not hold, and every figure is the one that a machine with
+that many tags would count. If even those are too few, it is stepped again for each window of them.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import TAGS
 from systol_hw.counters import AMOUNTS, STATES
 from systol_hw.faults import Unit
 from systol_hw.program import Program
 from systol_sim.instruction_columns import KIND, REFUSED, TAG, UNIT, VALUE
-from systol_sim.instruction_table import InstructionTable, build_table
-from systol_sim.simulator import step
+from systol_sim.instruction_table import InstructionTable
+from systol_sim.places import COUNTED_TAGS
+from systol_sim.simulator import prepared_table, step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +40,7 @@ class GroupCounters:
 
 def tag_setters(program: Program) -> np.ndarray:
     """Places of the `tag` instructions of `program`, ascending."""
-    return _setters(build_table(program))
+    return _setters(prepared_table(program))
 
 
 def count_by_group(program: Program, groups: Sequence[int], count: int) -> GroupCounters:
@@ -52,17 +52,19 @@ def count_by_group(program: Program, groups: Sequence[int], count: int) -> Group
         For each of `tag_setters(program)` the group, 0 .. `count` - 1, that everything behind it
         belongs to until the next one; -1 for none.
     """
-    table = build_table(program)
+    table = prepared_table(program)
     setters, wanted = _setters(table), np.asarray(groups, np.int64)
     states = np.zeros((len(Unit), count + 1, STATES), np.int64)
     amounts = np.zeros((len(AMOUNTS), count + 1), np.int64)
-    window = TAGS - 1  # tag 0 is for everything else
+    window = COUNTED_TAGS - 1  # tag 0 is for everything else
     for low in range(0, max(count, 1), window):
         high = min(low + window, count)
         rows = table.rows.copy()
         inside = (wanted >= low) & (wanted < high)
         rows[setters, VALUE] = np.where(inside, wanted - low + 1, 0)
-        run = step(program, InstructionTable(rows=rows, order=table.order))
+        run = step(
+            program, InstructionTable(rows=rows, order=table.order), tags=high - low + 1
+        )
         assert run.counters is not None and run.times is not None
         states[:, low:high] = run.counters.states[:, 1 : high - low + 1]
         amounts[:, low:high] = run.counters.amounts[:, 1 : high - low + 1]

@@ -9,6 +9,7 @@ from systol_hw.arch import PRESETS, TAGS
 from systol_hw.counters import AMOUNTS
 from systol_hw.isa import decode, encode_program, instruction
 from systol_hw.program import Program
+from systol_sim import tag_windows
 from systol_sim.generate import generate
 from systol_sim.simulator import run_timing
 from systol_sim.tag_windows import count_by_group, tag_setters
@@ -56,12 +57,18 @@ def test_groups_are_the_machines_tags_where_those_suffice(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_more_groups_than_tags_are_counted_window_by_window(seed: int) -> None:
+def test_more_groups_than_tags_are_counted_window_by_window(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = random_program(100 + seed, 200)
     setters = tag_setters(program)
     count = len(setters)
     assert count > TAGS
     found = count_by_group(program, list(range(count)), count)
+    monkeypatch.setattr(tag_windows, "COUNTED_TAGS", 8)
+    narrow = count_by_group(program, list(range(count)), count)
+    np.testing.assert_array_equal(narrow.states, found.states)
+    np.testing.assert_array_equal(narrow.amounts, found.amounts)
     timed = run_timing(program)
     assert timed.counters is not None
     np.testing.assert_array_equal(found.states.sum(axis=1), timed.counters.states.sum(axis=1))
