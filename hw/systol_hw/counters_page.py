@@ -79,13 +79,10 @@ figure by image |
 
 Over several runs, states, amounts, `cycles` and `late_cycles` add up; peaks are maxima.
 
-A machine has 16 debug tags and a network may have a thousand layers. But time depends neither on \
-data
-nor on tags, so that the simulator steps a program once for each window of 15 layers: `layers` \
-are the
-counters of a machine with a tag for each, whichever backend ran. The last entry of each segment, \
-with
-the name `""`, holds what belongs to no layer.
+A machine has 16 debug tags and a network may have a thousand layers. But time depends neither on
+data nor on tags, so that the simulator can count by more tags than there are: `layers` are the
+counters of a machine with a tag for each, whichever backend ran. The last entry of each segment,
+with the name `""`, holds what belongs to no layer.
 
 | figure of a layer | unit | formula |
 | --- | --- | --- |
