@@ -171,14 +171,7 @@ def _figures(
     busy = {
         unit.name.lower(): int(counted.states[unit, index, codes[unit]["busy"]]) for unit in Unit
     }
-    host = sum(bytes_[name] for name in _HOST_PORT)
-    needs = {
-        "array": busy["matrix"],
-        "vector": busy["vector"],
-        "host port": _port_cycles(host, arch.host_port),
-        "weight port": _port_cycles(sum(bytes_.values()) - host, arch.weight_port),
-    }
-    bound = max(needs, key=lambda name: needs[name])
+    bound_cycles, bound_by = _bound(busy, bytes_, arch)
     return LayerFigures(
         layer=layer,
         source_nodes=source_nodes,
@@ -192,9 +185,29 @@ def _figures(
         useful_macs=amount(Unit.MATRIX, "useful_macs"),
         padding_macs=amount(Unit.MATRIX, "padding_macs"),
         elements=amount(Unit.VECTOR, "elements"),
-        bound_cycles=needs[bound],
-        bound_by=bound if needs[bound] else "",
+        bound_cycles=bound_cycles,
+        bound_by=bound_by,
     )
+
+
+def bound_together(rows: Sequence[LayerFigures], arch: Arch) -> tuple[int, str]:
+    """The longest that one of the four must work for all `rows`, and which: no schedule of the
+    same instructions takes fewer cycles. Bounds of layers add up to more, where layers that need
+    different units overlap."""
+    busy = {name: sum(row.busy[name] for row in rows) for name in ("matrix", "vector")}
+    return _bound(busy, {name: sum(row.bytes[name] for row in rows) for name in _BYTES}, arch)
+
+
+def _bound(busy: Mapping[str, int], bytes_: Mapping[str, int], arch: Arch) -> tuple[int, str]:
+    host = sum(bytes_[name] for name in _HOST_PORT)
+    needs = {
+        "array": busy["matrix"],
+        "vector": busy["vector"],
+        "host port": _port_cycles(host, arch.host_port),
+        "weight port": _port_cycles(sum(bytes_.values()) - host, arch.weight_port),
+    }
+    bound = max(needs, key=lambda name: needs[name])
+    return needs[bound], bound if needs[bound] else ""
 
 
 def _port_cycles(size: int, port: MemoryPort) -> int:

@@ -5,7 +5,7 @@ from math import prod
 from typing import Any, Final
 
 from systol_compiler.binary.network import HostSegment, MachineSegment, Network
-from systol_compiler.layer_figures import LayerFigures, layer_figures
+from systol_compiler.layer_figures import LayerFigures, bound_together, layer_figures
 from systol_compiler.quantized.partition import PlacedNode
 
 SCHEMA: Final = "systol.compile/1"
@@ -61,7 +61,7 @@ def build_report(
         "segments": segments,
         "layers": layers,
         "crossings": crossings,
-        "summary": _summary(network, rows, len(crossings)),
+        "summary": _summary(network, rows, segments, len(crossings)),
         "notes": list(notes),
     }
 
@@ -142,6 +142,7 @@ def _machine_segment(
     segment: MachineSegment, rows: Sequence[LayerFigures], details: Mapping[str, Any]
 ) -> dict[str, Any]:
     program = segment.program
+    bound, bound_by = bound_together(rows, program.arch)
     return {
         "segment": segment.name,
         "place": "machine",
@@ -149,17 +150,21 @@ def _machine_segment(
         "instructions": len(program.code),
         "weight_memory_bytes": program.weight_memory_bytes,
         "cycles": sum(row.cycles for row in rows),
-        "bound_cycles": sum(row.bound_cycles for row in rows if row.layer),
+        "bound_cycles": bound,
+        "bound_by": bound_by,
         **details,
     }
 
 
-def _summary(network: Network, rows: Sequence[LayerFigures], crossings: int) -> dict[str, Any]:
+def _summary(
+    network: Network, rows: Sequence[LayerFigures], segments: Sequence[Mapping[str, Any]],
+    crossings: int,
+) -> dict[str, Any]:
     cycles, macs = sum(row.cycles for row in rows), sum(row.useful_macs for row in rows)
     arch = network.arch
     return {
         "cycles": cycles,
-        "bound_cycles": sum(row.bound_cycles for row in rows if row.layer),
+        "bound_cycles": sum(row["bound_cycles"] for row in segments if "bound_cycles" in row),
         "seconds": cycles / arch.clock_hz,
         "useful_macs": macs,
         "useful_mac_share": macs / (cycles * arch.macs_per_cycle) if cycles else 0.0,

@@ -7,7 +7,7 @@ import pytest
 
 from hand_made import copies, quantized
 from systol_compiler.binary.network import LayerRange, MachineSegment
-from systol_compiler.layer_figures import layer_figures
+from systol_compiler.layer_figures import bound_together, layer_figures
 from systol_hw.arch import PRESETS
 from systol_hw.counter_categories import CATEGORIES
 from systol_hw.counters import AMOUNTS
@@ -64,6 +64,15 @@ def test_everything_is_charged_once(seed: int, length: int, layers: int) -> None
     assert sum(sum(row.bytes.values()) for row in rows) == amounts["bytes"]
     for name in ("useful_macs", "padding_macs", "elements"):
         assert sum(getattr(row, name) for row in rows) == amounts[name]
+
+
+def test_no_schedule_is_faster_than_the_bound_of_all_layers() -> None:
+    segment = random_segment(3, 90, 30)
+    rows = layer_figures(segment)
+    bound, by = bound_together(rows, segment.program.arch)
+    assert by and max(row.bound_cycles for row in rows) <= bound
+    assert bound <= sum(row.bound_cycles for row in rows)
+    assert bound <= sum(row.cycles for row in rows)
 
 
 def test_two_copies_by_hand() -> None:
