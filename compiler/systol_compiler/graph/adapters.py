@@ -306,8 +306,36 @@ def _split(trace: Trace, call: Call, opset: int) -> list[Call]:
             f"{call.place}: its {parts} parts must add up to {size}, but have sizes {sizes}; "
             "export the model again"
         )
-    name = _int64(trace, call, "sizes", sizes)
-    return [call.changed(inputs=(call.inputs[0], name), attributes={"axis": axis})]
+    source = call.inputs[0]
+    kept = [position for position in range(parts) if sizes[position]]
+    for position in range(parts):
+        if not sizes[position] and call.outputs[position]:
+            shape = list(trace.shape(source))
+            shape[axis] = 0
+            kind = trace.types[source].dtype
+            trace.define(call.outputs[position], np.zeros(shape, dtype=kind))
+    name = _int64(trace, call, "sizes", [sizes[position] for position in kept])
+    outputs = tuple(call.outputs[position] for position in kept)
+    return [call.changed(inputs=(source, name), outputs=outputs, attributes={"axis": axis})]
+
+
+def _concat(trace: Trace, call: Call, opset: int) -> list[Call]:
+    """Without the parts that have no elements."""
+    axis = _axis(call, call.attributes["axis"], len(trace.shape(call.inputs[0])))
+    kept = tuple(name for name in call.inputs if trace.shape(name)[axis : axis + 1] != (0,))
+    return [call.changed(inputs=kept or call.inputs[:1], attributes={"axis": axis})]
+
+
+def _range(trace: Trace, call: Call, opset: int) -> list[Call]:
+    """Three numbers; ONNX's own function bodies write them with an axis of size 1."""
+    inputs = []
+    for name in call.inputs:
+        value = trace.value(name)
+        flat = value is not None and value.size == 1 and value.ndim > 0
+        inputs.append(
+            trace.constant(name, value.reshape(())) if flat and value is not None else name
+        )
+    return [call.changed(inputs=tuple(inputs))]
 
 
 def _top_k(trace: Trace, call: Call, opset: int) -> list[Call]:
@@ -332,6 +360,7 @@ def _renamed(op: str) -> Adapter:
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     "AveragePool": pool,
+    "Concat": _concat,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "MaxPool": pool,
@@ -347,6 +376,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     "LayerNormalization": _normalization,
     "LogSoftmax": _coerced,
     "Pad": _pad,
+    "Range": _range,
     "RMSNormalization": _normalization,
     "ReduceSum": _reduce(13),
     "Resize": _resize,

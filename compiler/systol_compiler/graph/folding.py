@@ -24,18 +24,19 @@ MAX_WORK: Final = 1 << 30
 """Operations that folding may take together, beyond a share for each byte of the model."""
 
 FOLDABLE: Final = frozenset(
-    "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization Cast Ceil Celu "
-    "Clip Concat ConstantOfShape Conv Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu "
-    "Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater "
-    "GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LayerNormalization LeakyRelu Less "
-    "LessOrEqual Log LogSoftmax MatMul Max Mean Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu "
-    "Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round "
-    "ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus "
-    "Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose "
-    "Trilu Unsqueeze Where Xor".split()
+    "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization Cast Ceil "
+    "Celu Clip Concat ConstantOfShape Conv Cos Cosh CumSum DepthToSpace Div Einsum Elu Equal "
+    "Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater "
+    "GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LayerNormalization LeakyRelu "
+    "Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mish Mod Mul Neg NonZero Not OneHot "
+    "Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
+    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize "
+    "Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax "
+    "Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile "
+    "TopK Transpose Trilu Unsqueeze Where Xor".split()
 )
-"""Operators that are evaluated when all of their inputs are known."""
+"""Operators that are evaluated when all of their inputs are known. QuantizeLinear and its inverse
+are none of them: an imported quantized model keeps its integers."""
 
 
 class ConstantFolder:

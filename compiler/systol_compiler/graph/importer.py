@@ -113,7 +113,7 @@ def _read(file: ModelFile, opsets: dict[str, int], inputs: dict[str, TensorType]
                 )
             )
     Reader(trace, file.model.functions, file.model.ir_version).read_nodes(graph.node, scope)
-    outputs = _outputs(graph, scope)
+    outputs = _outputs(graph, scope, trace.types)
     blockers.check()
     used = {name for node in trace.nodes for name in node.inputs}
     used |= {result.tensor for result in outputs}
@@ -140,7 +140,9 @@ def _read(file: ModelFile, opsets: dict[str, int], inputs: dict[str, TensorType]
     return result
 
 
-def _outputs(graph: onnx.GraphProto, scope: Scope) -> tuple[GraphOutput, ...]:
+def _outputs(
+    graph: onnx.GraphProto, scope: Scope, types: Mapping[str, TensorType]
+) -> tuple[GraphOutput, ...]:
     if not graph.output:
         raise InputError("the model has no outputs; export it with what it computes")
     outputs: dict[str, GraphOutput] = {}
@@ -154,6 +156,11 @@ def _outputs(graph: onnx.GraphProto, scope: Scope) -> tuple[GraphOutput, ...]:
             raise InputError(
                 f"output {value.name!r}: tensor {value.name!r} is defined nowhere; connect it to "
                 "a node"
+            )
+        if tensor in types and not size_of(types[tensor]):
+            raise UnsupportedModelError(
+                f"output {value.name!r}: an output must have elements, but its shape is "
+                f"{list(types[tensor].shape)}; remove it"
             )
         outputs[value.name] = GraphOutput(name=value.name, tensor=tensor)
     return tuple(outputs.values())

@@ -24,8 +24,10 @@ def check_given(call: Call, schema: Any) -> None:
     InputError
         One is.
     """
+    kinds = defs.OpSchema.FormalParameterOption
     for position, formal in enumerate(schema.inputs):
-        if formal.option == defs.OpSchema.FormalParameterOption.Single and not call.input(position):
+        missing = formal.option == kinds.Single and not call.input(position)
+        if missing or (formal.option == kinds.Variadic and "" in call.inputs[position:]):
             _fail(call, f"input {formal.name!r} must be given, but is left out")
 
 

@@ -162,6 +162,10 @@ class Trace:
                 return
             if not self._fits(call, name, types[name]):
                 return
+        empty = [name for name in filter(None, call.outputs) if not size_of(types[name])]
+        if empty:
+            self._define_empty(call, empty, types)
+            return
         for name in filter(None, call.outputs):
             self.types[name] = types[name]
         outputs = list(call.outputs)
@@ -181,6 +185,14 @@ class Trace:
                 source_op=call.source_op if call.source_op != call.op else "",
             )
         )
+
+    def _define_empty(self, call: Call, empty: Sequence[str], types: dict[str, TensorType]) -> None:
+        """A tensor without elements is known, whatever it comes from."""
+        if len(empty) < sum(1 for name in call.outputs if name):
+            self.refuse(call, f"its output {empty[0]!r} has no elements, unlike others; remove it")
+            return
+        for name in empty:
+            self.define(name, np.zeros(types[name].shape, dtype=types[name].dtype))
 
     def _as_read(self, call: Call) -> dict[str, TensorType]:
         """The inputs' types as a node sees them: floats of any width as float32."""
@@ -212,17 +224,15 @@ class Trace:
                 "text outside the model",
             )
             return False
-        constant = all(not used or used in self.constants for used in call.inputs)
-        least = 0 if constant else 1
         if (
-            min(kind.shape, default=1) < least
+            min(kind.shape, default=1) < 0
             or size_of(kind) > MAX_ELEMENTS
             or len(kind.shape) > MAX_RANK
         ):
             self.refuse(
                 call,
-                f"output {name!r}: a tensor must have between 1 and {MAX_ELEMENTS} elements and "
-                f"{MAX_RANK} axes at most, but its shape is {str(list(kind.shape))[:200]}; bind "
+                f"output {name!r}: a tensor must have at most {MAX_ELEMENTS} elements and "
+                f"{MAX_RANK} axes, but its shape is {str(list(kind.shape))[:200]}; bind "
                 "smaller dimensions",
             )
             return False
