@@ -9,7 +9,7 @@ from systol_hw.arch import Arch
 _MOST_TAPS = 255
 """Kernel columns (or groups of them) that one instruction loops over."""
 _MOST_SEPARATE = 64
-"""Groups that may have nests of their own."""
+"""Groups that may have nests of their own, where several of them fit a tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ def _candidates(channels: Channels, arch: Arch) -> Iterator[Packing]:
         yield Packing(groups=channels.groups, taps=tap)
     if channels.groups == 1 or (not channels.packed and columns > _MOST_TAPS):
         return
-    if channels.groups <= _MOST_SEPARATE and columns <= _MOST_TAPS:
+    few = channels.groups <= _MOST_SEPARATE or channels.per_output > arch.columns
+    if few and columns <= _MOST_TAPS:
         yield Packing(groups=1, taps=1, separate=True)
     most = min(channels.groups - 1, arch.columns // channels.per_output)
     counts = {most, *(1 << n for n in range(9)), *(n for n in range(1, 65) if most % n == 0)}

@@ -16,6 +16,8 @@ MOST_TAPS = 255
 _STRIDES = 64
 _DILATIONS = 16
 _PADS = 128
+_PITCH = 1 << 19
+"""Bytes between taps and between columns; between rows sixteen times as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def pool(
     windows' columns may be reduced to one row before, where that is cheaper: to their maximum, or
     to their sum in 16 bits, which up to 254 bytes fit.
     """
-    if image_operand(source) is None:
+    if not _fits(source, spans):
         source = builder.packed(source, natural(4))
     if rows_first is not None and not even and _pays(builder.arch, out, source, spans, rows_first):
         width = 16 if rows_first is Reduce.SUM else 8 * source.planes
@@ -175,6 +177,19 @@ def pool(
                 ),
                 zero_point=zero_point, lo=lo, hi=hi,
             )
+
+
+def _fits(source: View, spans: tuple[Span, Span]) -> bool:
+    """Whether channels are contiguous, and lines and positions no further apart than the
+    instruction's fields can say."""
+    if image_operand(source) is None:
+        return False
+    pitches = [abs(stride) for stride in source.strides[1:3]]
+    return all(
+        pitch * min(span.dilation, _DILATIONS) < _PITCH
+        and pitch * min(span.stride, _STRIDES) < _PITCH * (16 if axis == 0 else 1)
+        for axis, (pitch, span) in enumerate(zip(pitches, spans, strict=True))
+    )
 
 
 def _pays(
