@@ -1,7 +1,7 @@
 """The compiler in one call: an ONNX model or a quantized graph in, a compiled model out."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,8 +30,7 @@ from systol_compiler.program.emit import EmittedBinding
 from systol_compiler.quantized.graph import MachinePart, QuantizedGraph
 from systol_compiler.quantized.host import HostLayer
 from systol_compiler.quantized.lowering import lower
-from systol_compiler.quantized.partition import PlacedNode
-from systol_compiler.report import build_report
+from systol_compiler.report import build_report, node_rows, source_nodes
 from systol_hw.arch import Arch
 from systol_hw.errors import InputError, UnsupportedModelError
 from systol_sim.checker import check
@@ -117,7 +116,7 @@ def compile_model(
     quantization = quantize(graph, calibration, options.quantization, strict=options.strict)
     return compile_quantized(
         quantization.quantized, arch=arch, options=options, observer=observer,
-        placed=quantization.partition.placed,
+        nodes=node_rows(source_nodes(model), quantization.partition.placed),
     )
 
 
@@ -141,11 +140,11 @@ def compile_quantized(
     arch: Arch,
     options: CompileOptions | None = None,
     observer: Observer | None = None,
-    placed: tuple[PlacedNode, ...] = (),
+    nodes: Sequence[Mapping[str, Any]] = (),
 ) -> CompiledModel:
     """Compile a quantized graph for `arch`: lower, plan, order, emit and check.
 
-    `placed` says for the report where the source's nodes went.
+    `nodes` says for the report where the source's nodes went (`report.node_rows`).
 
     Raises
     ------
@@ -184,7 +183,7 @@ def compile_quantized(
             "peak_unified_buffer_bytes": result.plan.allocation.peak_bytes,
         }
         segments.append(_machine_segment(part, result))
-    return _assemble(graph, arch, tuple(segments), placed, details)
+    return _assemble(graph, arch, tuple(segments), nodes, details)
 
 
 def _compile_part(
@@ -276,7 +275,7 @@ def _binding(item: EmittedBinding) -> Binding:
 
 def _assemble(
     graph: QuantizedGraph, arch: Arch, segments: tuple[Segment, ...],
-    placed: tuple[PlacedNode, ...], details: Mapping[str, Mapping[str, Any]],
+    nodes: Sequence[Mapping[str, Any]], details: Mapping[str, Mapping[str, Any]],
 ) -> CompiledModel:
     crossing = {
         binding.tensor
@@ -295,6 +294,6 @@ def _assemble(
         ),
     }
     report = build_report(
-        Network(**parts), placed=placed, notes=graph.notes, details=details
+        Network(**parts), nodes=nodes, notes=graph.notes, details=details
     )
     return CompiledModel(**parts, report=report)

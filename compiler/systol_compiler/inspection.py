@@ -9,12 +9,10 @@ from systol_compiler.compile import import_graph
 from systol_compiler.graph.importer import ModelSource
 from systol_compiler.graph.model_file import open_model
 from systol_compiler.quantized.partition import Partition, Place, partition
-from systol_compiler.report import node_row
+from systol_compiler.report import FOLDED, node_row, node_rows, source_nodes
 from systol_hw.arch import Arch
 from systol_hw.errors import UnsupportedModelError
 
-FOLDED: Final = "folded"
-"""Place of a node whose work is done at compile time, or by a neighbour."""
 OPEN: Final = "open"
 """Place of a node of a model that cannot be read because of others."""
 PLACES: Final = ("machine", "host", FOLDED, "refused", OPEN)
@@ -88,14 +86,12 @@ def inspect_model(
     InputError
         The model is damaged, or leaves a dimension open.
     """
-    source = open_model(model).model.graph
-    # As the importer names those that have no name.
-    nodes = [(n.name or f"{n.op_type}_{i}", n.op_type) for i, n in enumerate(source.node)]
+    nodes = source_nodes(model)
     try:
         graph = import_graph(model, shapes=shapes, batch=batch)
     except UnsupportedModelError as error:
         return Inspection(
-            name=source.name,
+            name=open_model(model).model.graph.name,
             nodes=tuple(_blocked_rows(nodes, _sentences(error))),
             partition=None,
             blockers=tuple(_sentences(error)),
@@ -104,7 +100,7 @@ def inspect_model(
     refused = tuple(str(row) for row in parts.placed if row.place is Place.REFUSED)
     return Inspection(
         name=parts.graph.name,
-        nodes=tuple(_placed_rows(nodes, parts)),
+        nodes=tuple(node_rows(nodes, parts.placed)),
         partition=parts,
         blockers=refused,
     )
@@ -116,20 +112,6 @@ def _sentences(error: UnsupportedModelError) -> list[str]:
     return rest or [head]
 
 
-def _placed_rows(nodes: Iterable[tuple[str, str]], parts: Partition) -> list[dict[str, Any]]:
-    """Placed nodes in the source's order, those that are no more, and what the importer added."""
-    placed = {row.name: row for row in parts.placed}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, operator in nodes:
-        row = placed.pop(name, None)
-        if row is not None:
-            rows[name] = node_row(row)
-        elif name not in rows:
-            reason = "its work is done at compile time, or by a neighbour"
-            rows[name] = _row(name, operator, FOLDED, reason)
-    return [*rows.values(), *map(node_row, placed.values())]
-
-
 def _blocked_rows(
     nodes: Iterable[tuple[str, str]], blockers: Iterable[str]
 ) -> list[dict[str, Any]]:
@@ -137,15 +119,8 @@ def _blocked_rows(
     rows: dict[str, dict[str, Any]] = {}
     for name, operator in nodes:
         if name in reasons:
-            rows[name] = _row(name, operator, Place.REFUSED, reasons[name])
+            rows[name] = node_row(name, operator, Place.REFUSED, reasons[name])
         else:
             reason = "nothing is placed while something stands in the way"
-            rows.setdefault(name, _row(name, operator, OPEN, reason))
+            rows.setdefault(name, node_row(name, operator, OPEN, reason))
     return list(rows.values())
-
-
-def _row(name: str, operator: str, place: str, reason: str) -> dict[str, Any]:
-    return {
-        "node": name, "operator": operator, "place": str(place), "reason": reason, "remedy": "",
-        "macs": 0, "bytes": 0,
-    }  # fmt: skip

@@ -1,20 +1,23 @@
 """What the compiler says about a compiled network: who runs what and why, and at what cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
 from systol_compiler.binary.network import HostSegment, MachineSegment, Network
+from systol_compiler.graph.model_file import ModelSource, open_model
 from systol_compiler.layer_figures import LayerFigures, bound_together, layer_figures
 from systol_compiler.quantized.partition import PlacedNode
 
 SCHEMA: Final = "systol.compile/1"
+FOLDED: Final = "folded"
+"""Place of a node whose work is done at compile time, or by a neighbour."""
 
 
 def build_report(
     network: Network,
     *,
-    placed: Sequence[PlacedNode] = (),
+    nodes: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
     details: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -26,8 +29,8 @@ def build_report(
     ----------
     network
         The compiled network; its own report is not read.
-    placed
-        Rows of `quantized.partition`; without them nodes are known by their layers alone.
+    nodes
+        `node_rows` of the model; without them nodes are known by their layers alone.
     notes
         Warnings of the quantizer.
     details
@@ -57,7 +60,7 @@ def build_report(
         "schema": SCHEMA,
         "arch": network.arch.name,
         "batch": network.batch,
-        "nodes": [node_row(node) for node in placed] or _nodes_of_layers(network),
+        "nodes": list(nodes) or _nodes_of_layers(network),
         "segments": segments,
         "layers": layers,
         "crossings": crossings,
@@ -66,16 +69,47 @@ def build_report(
     }
 
 
-def node_row(node: PlacedNode) -> dict[str, Any]:
-    """A placed node as JSON values."""
+def source_nodes(model: ModelSource) -> tuple[tuple[str, str], ...]:
+    """Names and operators of a model's own nodes, in order, as the importer names them."""
+    nodes = open_model(model).model.graph.node
+    return tuple(
+        (node.name or f"{node.op_type}_{index}", node.op_type) for index, node in enumerate(nodes)
+    )
+
+
+def node_rows(
+    source: Iterable[tuple[str, str]], placed: Iterable[PlacedNode]
+) -> list[dict[str, Any]]:
+    """A row for each node of the source, in its order, and for what the importer added: placed
+    nodes, and those that are no more."""
+    left = {row.name: row for row in placed}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, operator in source:
+        row = left.pop(name, None)
+        if row is not None:
+            rows[name] = _row(
+                row.name, row.op, row.place, row.reason, row.remedy, row.macs, row.bytes
+            )
+        elif name not in rows:
+            rows[name] = node_row(
+                name, operator, FOLDED, "its work is done at compile time, or by a neighbour"
+            )
+    rest = [_row(r.name, r.op, r.place, r.reason, r.remedy, r.macs, r.bytes)
+            for r in left.values()]
+    return [*rows.values(), *rest]
+
+
+def node_row(name: str, operator: str, place: str, reason: str) -> dict[str, Any]:
+    """A node that runs nowhere as JSON values."""
+    return _row(name, operator, place, reason, "", 0, 0)
+
+
+def _row(
+    name: str, operator: str, place: str, reason: str, remedy: str, macs: int, size: int
+) -> dict[str, Any]:
     return {
-        "node": node.name,
-        "operator": node.op,
-        "place": str(node.place),
-        "reason": node.reason,
-        "remedy": node.remedy,
-        "macs": node.macs,
-        "bytes": node.bytes,
+        "node": name, "operator": operator, "place": str(place), "reason": reason,
+        "remedy": remedy, "macs": macs, "bytes": size,
     }
 
 

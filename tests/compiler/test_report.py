@@ -4,7 +4,7 @@ import json
 
 from hand_made import copy_model, sandwich_model
 from systol_compiler.quantized.partition import Place, PlacedNode
-from systol_compiler.report import build_report, find_crossings
+from systol_compiler.report import build_report, find_crossings, node_rows
 from systol_sim.simulator import run_timing
 
 
@@ -46,7 +46,9 @@ def test_nodes_by_the_partition_or_by_layers() -> None:
             name="n", op="Conv", place=Place.HOST, reason="why", remedy="how", macs=3, bytes=4
         )
     ]
-    (row,) = build_report(model, placed=placed)["nodes"]
+    source = [("gone", "Shape"), ("n", "Conv")]
+    gone, row = build_report(model, nodes=node_rows(source, placed))["nodes"]
+    assert (gone["node"], gone["place"], gone["macs"]) == ("gone", "folded", 0)
     assert row == {
         "node": "n", "operator": "Conv", "place": "host", "reason": "why", "remedy": "how",
         "macs": 3, "bytes": 4,
