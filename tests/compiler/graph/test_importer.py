@@ -168,9 +168,7 @@ def test_huge_constant_is_never_allocated() -> None:
         }""",
         shape=np.array([1 << 62], dtype=np.int64),
     )
-    with pytest.raises(
-        UnsupportedModelError, match=r"ConstantOfShape.*at most 268435456 elements"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"ConstantOfShape.*at most 268435456 elements"):
         import_onnx(proto)
 
 
