@@ -47,7 +47,12 @@ class Reshape(Move):
         self, tensors: Tensors, results: Sequence[Order | None]
     ) -> list[Order | None]:
         source, output = tensors[self.inputs[0]].shape, tensors[self.outputs[0]].shape
-        return [None if results[0] is None else regrouped_order(output, source, results[0])]
+        wish = results[0]
+        if wish is None:
+            # Row by row axes join in a view; but images lie as convolutions have them.
+            joins = len(output) < len(source) and len(output) != 4
+            return [natural(len(source)) if joins else None]
+        return [regrouped_order(output, source, wish) or _near_order(output, source, wish)]
 
     def output_orders(
         self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]

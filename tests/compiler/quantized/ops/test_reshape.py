@@ -132,6 +132,26 @@ def test_orders_follow_the_groups() -> None:
     assert regrouped_order((1, 8, 1, 1), (1, 8), (0, 2, 3, 1)) == (0, 1)
 
 
+def wished(before: Shape, after: Shape, wish: Shape | None) -> Shape | None:
+    tensors = {
+        name: QTensor(name=name, shape=shape, scale=1.0, zero_point=0)
+        for name, shape in (("x", before), ("y", after))
+    }
+    layer = Reshape(name="r", inputs=("x",), outputs=("y",), source_nodes=())
+    return layer.input_orders(tensors, [wish])[0]
+
+
+def test_what_is_wished_of_operands() -> None:
+    # Heads join in a view if they are written behind one another.
+    assert wished((2, 6, 2, 8), (2, 6, 16), None) == (0, 1, 2, 3)
+    # Nobody says how images should lie: as those who make them write them.
+    assert wished((1, 8, 5, 5), (1, 2, 4, 5, 5), None) is None
+    assert wished((1, 2, 4, 5, 5), (1, 8, 5, 5), None) is None
+    assert wished((1, 8, 5, 5), (1, 2, 4, 5, 5), (0, 3, 4, 1, 2)) == (0, 2, 3, 1)
+    # Shuffled groups: channels stay innermost.
+    assert wished((1, 8, 5, 5), (1, 2, 4, 5, 5), (0, 3, 4, 2, 1)) == (0, 2, 3, 1)
+
+
 def test_common_shapes() -> None:
     assert common_shape((4, 6), (8, 3)) == (4, 2, 3)
     assert common_shape((4, 6), (3, 8)) is None
