@@ -97,7 +97,7 @@ class ChannelSets(Layer):
             DenseProduct(
                 source=builder.view(self.inputs[0]).transpose(order),
                 target=target.transpose(order), contracted=1, weights=self.members,
-                bias=self.bias, multipliers=self.multiplier * full, shifts=self.shift * full,
+                reordered={}, bias=self.bias, multipliers=self.multiplier * full, shifts=self.shift * full,
                 zp_in=builder.tensor(self.inputs[0]).zero_point, zp_out=tensor.zero_point,
                 lo=lo, hi=hi,
             ),

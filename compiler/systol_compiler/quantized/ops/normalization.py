@@ -94,19 +94,25 @@ def add_normalization(
     most = sqrt(rows.count)
     normal = builder.inner(x.shape, most / INT16_LIMIT, 0, 16)
     add_elementwise(builder, "Mul", d, shares, normal, suffix="product")
-    if len(axes) == 1:
+    long = [axis for axis in axes if x.shape[axis] > 1] or [axes[-1]]
+    if len(long) == 1:
         add_channel_affine(
-            builder, normal, scale.reshape(-1), offset.reshape(-1), axes[0], out, clip
+            builder, normal, scale.reshape(-1), offset.reshape(-1), long[0], out, clip
         )
         return
-    wide = [
-        builder.constant(f"{builder.current.output}.{name}", value, width=16)
-        for name, value in (("scale", scale), ("offset", offset))
-    ]
+    low, high = reach(out)
+    # An offset beyond the result's range would only make its own steps coarse.
+    reached = np.clip(offset, 2 * low - high, 2 * high - low)
+    name = builder.current.output
+    factors = builder.constant(f"{name}.scale", scale, width=16)
+    if not reached.any():
+        add_elementwise(builder, "Mul", normal, factors, out, clip=clip, suffix="scale")
+        return
+    terms = builder.constant(f"{name}.offset", reached, width=16)
     largest = most * float(np.abs(scale).max() or 1.0)
     scaled = builder.inner(x.shape, largest / INT16_LIMIT, 0, 16)
-    add_elementwise(builder, "Mul", normal, wide[0], scaled, suffix="scale")
-    add_elementwise(builder, "Add", scaled, wide[1], out, clip=clip, suffix="offset")
+    add_elementwise(builder, "Mul", normal, factors, scaled, suffix="scale")
+    add_elementwise(builder, "Add", scaled, terms, out, clip=clip, suffix="offset")
 
 
 def _centred(builder: LayerBuilder, x: QTensor, rows: Rows, span: float) -> QTensor:

@@ -29,8 +29,9 @@ AddSum = Callable[[QTensor, float], None]
 
 
 def ranges(least: float, greatest: float, ratio: float = _RATIO) -> list[tuple[float, float]]:
-    """Ranges of equal ratio, at most `ratio`, from `least` (above 0) to `greatest`."""
-    greatest = max(greatest, 1.5 * least)
+    """Ranges of equal ratio, at most `ratio`, from `least` (above 0) to `greatest`; a single one
+    that is not empty where the two are equal."""
+    greatest = greatest if greatest > least else 1.5 * least
     count = max(ceil(log(greatest / least, ratio) - 1e-9), 1)
     edges = [least * (greatest / least) ** (i / count) for i in range(count + 1)]
     return list(itertools.pairwise(edges))

@@ -81,6 +81,10 @@ def test_over_several_axes() -> None:
     x = np.random.default_rng(3).normal(size=(3, 4, 5))
     assert normalized(x, axis=-2, archs=NANO).decibels > 35
     assert normalized(x, axis=-2, affine=False, archs=NANO).decibels > 35
+    assert normalized(x, axis=-2, centred=False, archs=NANO).steps.max() < 1.5
+    # An axis of one element makes no difference.
+    single = normalized(x[:, None, 0], axis=-2, width=16, archs=NANO)
+    assert single.steps.max() < 1.5 and ChannelAffine in map(type, single.graph.layers)
 
 
 def test_epsilon_counts() -> None:
