@@ -226,6 +226,7 @@ class Trace:
             return False
         if (
             min(kind.shape, default=1) < 0
+            or max(kind.shape, default=1) > MAX_ELEMENTS
             or size_of(kind) > MAX_ELEMENTS
             or len(kind.shape) > MAX_RANK
         ):
