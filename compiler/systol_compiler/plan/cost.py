@@ -11,6 +11,8 @@ from systol_hw.arch import Arch
 
 _BAND_CYCLES = 40
 """Start-up of one band's instructions."""
+_VECTOR_BAND_CYCLES = 2000
+"""Work of a band where the vector unit is alone: its loads and stores go on beside it."""
 _MOST_BANDS = 64
 _FINER_LOSS = 1.03
 """By how much a stage may take longer in smaller bands."""
@@ -24,8 +26,11 @@ def choose_bands(nests: Sequence[Nest], arch: Arch, cut: Cut) -> Cut:
     less room.
     """
     lines = nests[0].output.lines
-    if not any(isinstance(nest, MatrixNest) for nest in nests) or lines == 1:
-        return replace(cut, bands=min(cut.bands, lines))
+    if not any(isinstance(nest, MatrixNest) for nest in nests):
+        work = sum(vector_cycles(nest, arch) for nest in nests)
+        return replace(cut, bands=max(1, min(lines, work // _VECTOR_BAND_CYCLES)))
+    if lines == 1:
+        return replace(cut, bands=1)
     counts = range(1, min(lines, _MOST_BANDS) + 1)
     choices = sorted({ceil(lines, ceil(lines, bands)) for bands in counts})
     best = min(choices, key=lambda bands: (stage_cycles(nests, arch, bands), bands))
@@ -92,3 +97,11 @@ def vector_cycles(nest: Nest, arch: Arch) -> int:
     rows = domain.size // max(nest.output.width, 1)
     slots = taps * planes + nest.output.byte_planes - 1
     return rows * groups * slots * arch.vector_slot_cycles
+
+
+def array_cycles(nest: Nest, arch: Arch) -> int:
+    """Cycles of the array for a nest, its planes taken whole; 0 of a vector nest."""
+    if not isinstance(nest, MatrixNest):
+        return 0
+    turns, positions = _turns(nest, arch, 1)
+    return matrix_tiles(nest, arch) * turns * max(positions, arch.rows)

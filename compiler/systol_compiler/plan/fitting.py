@@ -7,6 +7,7 @@ from systol_compiler.nests.buffer import Home
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.vector import VectorNest
+from systol_compiler.plan.background import spread
 from systol_compiler.plan.requests import Use, collect_uses
 from systol_compiler.plan.stages import Stage, TiledStage, form_stages, tile_stage
 from systol_compiler.plan.tasks import Residency, Task, TaskBuilder
@@ -76,6 +77,7 @@ def plan_group(
             known[key] = (found, banks.state)
         found, banks.state = known[key]
         tiled.append(found)
+    tiled = spread(network, tiled, arch)
     tasks = TaskBuilder(network, tiled, residency, arch).build()
     return GroupPlan(
         network=network, stages=tuple(tiled), tasks=tuple(tuple(stage) for stage in tasks),
@@ -93,28 +95,32 @@ class Fitter:
         self.until: dict[str, int] = {}
         self.sliced: set[int] = set()
         self.cuts: dict[int, Cut] = {}
-        self.stages: Sequence[Stage] = form_stages(network)
         self._known: Tilings = {}
-        self._touched = self._touches()
-        self._stage_of = {
-            place: time for time, stage in enumerate(self.stages) for place in stage.nests
-        }
+        self.stages: Sequence[Stage] = ()
+        self._touched: dict[str, list[int]] = {}
+        self._times: dict[int, set[int]] = {}
 
-    def _touches(self) -> dict[str, list[int]]:
+    def _study(self, group: GroupPlan) -> None:
+        """Note which stages touch which buffers, and in which a nest has tiles."""
+        self.stages = [tiled.stage for tiled in group.stages]
         touched: dict[str, set[int]] = {}
+        self._times = {}
         for time, stage in enumerate(self.stages):
             for place in stage.nests:
+                self._times.setdefault(place, set()).add(time)
                 nest = self.network.nests[place]
                 for name in (nest.output.buffer, *(operand.buffer for operand in nest.reads)):
                     touched.setdefault(name, set()).add(time)
-        return {name: sorted(times) for name, times in touched.items()}
+        self._touched = {name: sorted(times) for name, times in touched.items()}
 
     def plan(self) -> GroupPlan:
         """The group under the present decisions."""
         residency = Residency(until=dict(self.until), sliced=frozenset(self.sliced))
-        return plan_group(
+        group = plan_group(
             self.network, self.arch, dict(self.cuts), self.default, residency, self._known
         )
+        self._study(group)
+        return group
 
     def fit(self, extra: Sequence[int] = ()) -> GroupPlan:
         """A plan in which no stage has more than `room` bytes alive; `extra` are stages that need
@@ -207,8 +213,8 @@ class Fitter:
         What a stage writes and reads itself would make each band wait for memory twice."""
         buffer, touched = self.network.buffers[name], self._touched[name]
         later = [t for t in touched if t >= time]
-        writes = {self._stage_of[place] for place in self.network.writers[name]}
-        reads = {self._stage_of[place] for place in self.network.readers[name]}
+        writes = set().union(*(self._times[place] for place in self.network.writers[name]))
+        reads = set().union(*(self._times[place] for place in self.network.readers[name]))
         loads = len(
             [t for t in later
              if t in reads and not (t in writes and name in group.stages[t].banded)]

@@ -24,6 +24,9 @@ MOST_NESTS = 12
 """Nests of a stage: each one more needs room for its bands."""
 SLOTS = 2
 """Places by turns for the bands of a buffer that is never there as a whole."""
+_LAG = 2
+_LAG_LEAST = 8
+"""Tiles below which a nest has no `_LAG`: waiting would cost more."""
 _ENDLESS = 1 << 62
 
 
@@ -227,14 +230,24 @@ class _Interleaving:
             for writer in self.writers.get(operand.buffer, ()):
                 if writer >= index:
                     continue
+                done = self.done[writer] - self._lag(nest, writer)
                 if operand == self.nests[writer].output:
-                    ready = self._last(writer, index, box) < self.done[writer]
+                    ready = self._last(writer, index, box) < done
                 else:
-                    high = operand.span(box)[1]
-                    ready = high <= self.fronts[writer][self.done[writer]]
+                    ready = operand.span(box)[1] <= self.fronts[writer][max(done, 0)]
                 if not ready or (behind and not self._led(tile.unit, writer, behind=True)):
                     return False
         return True
+
+    def _lag(self, nest: Nest, writer: int) -> int:
+        """Tiles of `writer` that must lie between it and `nest`: a window's rows may have to come
+        back from memory, which takes about the time of a band or two."""
+        tiles = self.tiles[writer]
+        if not isinstance(nest, VectorNest) or nest.window == WHOLE:
+            return 0
+        if self.done[writer] == len(tiles) or len(tiles) < _LAG_LEAST:
+            return 0
+        return _LAG
 
     def _last(self, writer: int, reader: int, box: Box) -> int:
         """The last tile of `writer` that writes into `box`, which the reader's next tile needs."""

@@ -37,7 +37,7 @@ class Cut:
         Cut the rows here, instead of evenly: the bands of the nest that this one follows.
     """
 
-    bands: int = 1
+    bands: int = 32
     columns: int = 1
     channels: int = 1
     reduction: int = 1

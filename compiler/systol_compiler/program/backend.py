@@ -120,7 +120,7 @@ _Values = dict[str, int | bool]
 _COORDINATES: tuple[tuple[_Values, ...], ...] = (
     ({"apart": False},),
     ({"halves": 1},),
-    ({"bands": 2}, {"bands": 4}),
+    ({"bands": 1}, {"bands": 4}),
     (
         {"parameters_behind": 0},
         *({"parameters_behind": 1, "gate": gate} for gate in (1, 2)),
@@ -148,7 +148,7 @@ def describe_choices(result: BackendResult) -> Iterator[str]:
     cut, order = result.choice.cut, result.choice.scheduling
     groups = ", ".join(str(group.network.images) for group in result.plan.groups)
     yield f"groups of {groups} images"
-    yield f"at least {cut.bands} bands a plane"
+    yield f"up to {cut.bands} times as many bands as hide most"
     yield f"early start of linear layers {'on' if cut.early_start else 'off'}"
     yield f"inner tiles of linear layers finished {'together' if cut.together else 'one by one'}"
     yield f"loads hoisted over {order.lookahead} matmuls"
