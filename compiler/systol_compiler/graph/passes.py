@@ -31,6 +31,7 @@ import numpy as np
 from systol_compiler.graph.activations import RecognizeActivations
 from systol_compiler.graph.attention import AddAttentionMasks, HoistFactors
 from systol_compiler.graph.clips import NormalizeClip, SinkClip
+from systol_compiler.graph.duplicates import MergeDuplicates
 from systol_compiler.graph.einsum import WriteEinsumAsMatMul
 from systol_compiler.graph.elementwise import NormalizeArithmetic, NormalizeReductions
 from systol_compiler.graph.float_graph import Graph
@@ -78,6 +79,7 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     NormalizeReshapes(),
     NormalizeSelections(),
     WriteEinsumAsMatMul(),
+    MergeDuplicates(),
     NormalizeReductions(),
     NormalizeArithmetic(),
     # Formulas are compared in canonical arithmetic, before its factors go into products.
@@ -119,6 +121,7 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     NormalizeReshapes(),
     NormalizeTransposes(),
     RemoveNoOps(),
+    MergeDuplicates(),
     RemoveDeadNodes(),
 )
 
