@@ -15,7 +15,7 @@ from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
-from systol_compiler.nests.vector import Copy, Fill, VectorNest
+from systol_compiler.nests.vector import Binary, Copy, Fill, Function, VectorNest
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
@@ -147,6 +147,19 @@ def test_reversed_channels_are_a_selection() -> None:
     got, expected, builder = moved("edge16", (30, 30, 40), lambda v: v.slice(2, 39, 40, -1))
     assert (got == expected).all()
     assert not any(weights_are_activations(builder))
+
+
+def test_an_operand_that_lies_across_is_turned_first() -> None:
+    builder = NestBuilder(PRESETS["edge32"], {}, {})
+    builder.layer = "layer"
+    out, a = (builder.scratch((1, 8, 10, 64), (0, 1, 2, 3)) for _ in range(2))
+    b = builder.scratch((1, 8, 10, 64), (0, 3, 1, 2))
+    add = Binary(function=Function.ADD, a_zero_point=0, b_zero_point=0, a_multiplier=1,
+                 b_multiplier=1, shift=0)
+    builder.elementwise(add, out, a, b)
+    *turned, added = builder.nests
+    assert turned and all(isinstance(nest, MatrixNest) for nest in turned)
+    assert isinstance(added, VectorNest) and added.output.width == 64
 
 
 def test_bytes_that_are_not_written_yet_are_not_read() -> None:

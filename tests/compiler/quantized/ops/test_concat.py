@@ -93,6 +93,29 @@ def sliced(builder: LayerBuilder, source: QTensor, output: QTensor) -> None:
     add_slices(builder, source.name, [output.name], [[(1, span)]])
 
 
+def test_operands_in_another_order_are_copied() -> None:
+    case = Network()
+    x = case.builder.tensors["x"]
+    across = case.made(ordered(case.builder, x, (0, 1, 2, 3)))
+    case.made(case.joined(case.made(), case.made(), across))
+    network, copies = case.check()
+    assert copies >= 1
+    written = [nest for nest in network.nests if "join" in nest.layer]
+    assert sum(nest.output.box.size for nest in written) == across.size
+
+
+def test_parts_of_one_buffer_in_another_order_are_copied() -> None:
+    case = Network()
+    whole = case.joined(case.made(), case.made())
+    halves = []
+    for start in (8, 0):
+        halves.append(case.builder.inner((2, 8, 3, 5), case.scale, 0))
+        span = Range(start=start, count=8)
+        add_slices(case.builder, whole.name, [halves[-1].name], [[(1, span)]])
+    case.made(case.joined(*halves))
+    assert case.check()[1] >= 2
+
+
 def test_what_cannot_be_placed_is_copied() -> None:
     case = Network()
     part = case.made()

@@ -29,6 +29,11 @@ def test_two_tensors(shapes: tuple[tuple[int, ...], ...]) -> None:
     assert checked.graph.tensors[checked.layers[0].outputs[0]].width == 16
 
 
+def test_divisors_of_one_step() -> None:
+    case = Case(op="Div", inputs=((3, 40), (3, 40)), low=4 / 255, high=4.0, widths={"x0": 16})
+    case.check(1.2)
+
+
 def test_constants_by_a_tensor() -> None:
     above = np.linspace(-2, 2, 40, dtype=np.float32)
     checked = Case(op="Div", inputs=(above, (3, 40)), low=0.5, high=4.0).check(1.2)

@@ -40,6 +40,15 @@ def test_values(value: float) -> None:
     assert isinstance(layer, Pad) and (layer.value == -128) == (value == -np.inf)
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+def test_every_byte_is_written_once(mode: str) -> None:
+    case = Case(
+        op="Pad", inputs=((2, 3, 5, 6), pads(1, 0, 2, 1, 0, 1, 2, 1)), attributes={"mode": mode}
+    )
+    (network,) = lowered(case.check(0.0).graph, PRESETS["edge16"])
+    assert sum(nest.output.box.size for nest in network.nests) == 3 * 4 * 9 * 8
+
+
 def test_some_axes() -> None:
     case = Case(op="Pad", inputs=((3, 4, 5), pads(1, 2), np.float32(0), pads(-2)))
     assert case.check(0.0).codes["y0"].shape == (3, 7, 5)

@@ -54,6 +54,16 @@ def test_one_node(perm: list[int] | None) -> None:
     assert checked.kinds == ["transpose"]
 
 
+def test_orders_say_how_the_view_lies() -> None:
+    layer = Transpose(
+        name="t", inputs=("x",), outputs=("y",), source_nodes=(), permutation=(0, 3, 1, 2)
+    )
+    # Images that the host gives with channels last are images for convolutions.
+    assert layer.output_orders({}, [(0, 1, 2, 3)], [None]) == [(0, 2, 3, 1)]
+    assert layer.input_orders({}, [(0, 2, 3, 1)]) == [(0, 1, 2, 3)]
+    assert layer.input_orders({}, [None]) == [None]
+
+
 def test_the_batch_stays_first_or_not() -> None:
     layer = Transpose(name="t", inputs=("x",), outputs=("y",), source_nodes=(), permutation=(1, 0))
     assert not layer.batched({})
