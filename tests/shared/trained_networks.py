@@ -87,7 +87,7 @@ def cifar10_model() -> onnx.ModelProto:
     behind each Relu, and the logits end in a Relu."""
     if importlib.util.find_spec("h5py") is None:
         raise NotAvailable("the CIFAR-10 network is an HDF5 file: pip install h5py")
-    import h5py
+    import h5py  # type: ignore[import-not-found]
 
     with h5py.File(package_files(_CIFAR_MODEL)[_CIFAR_MODEL.members[0]]) as file:
         config = json.loads(file.attrs["model_config"])
@@ -142,10 +142,10 @@ def mobilenet_v2() -> onnx.ModelProto:
             "Conv", [value, writer.constant(kernel)], strides=[stride] * 2, pads=[pad] * 4,
             group=groups, kernel_shape=list(kernel.shape[2:]),
         )
-        value = writer.batch_norm(
-            value, *(state[f"{norm}.{key}"] for key in
-                     ("weight", "bias", "running_mean", "running_var")), 1e-5,
+        gamma, beta, mean, variance = (
+            state[f"{norm}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
         )
+        value = writer.batch_norm(value, gamma, beta, mean, variance, 1e-5)
         if not clip:
             return value
         bounds = [writer.constant(np.array(bound, np.float32)) for bound in (0, 6)]

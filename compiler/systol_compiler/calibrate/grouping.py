@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.quantized.build import MachineNode
@@ -26,6 +26,8 @@ class TensorGroup:
         16 bits.
     fixed
         (scale, zero point, width) that operators want of members, each once.
+    limits
+        What clips leave of the members' values.
     """
 
     members: tuple[str, ...]
@@ -33,6 +35,7 @@ class TensorGroup:
     symmetric: bool
     wide: bool
     fixed: tuple[tuple[float, int, int], ...]
+    limits: tuple[float, float] = (-inf, inf)
 
 
 def quantized_tensors(units: Iterable[MachineNode], graph: Graph) -> tuple[str, ...]:
@@ -60,6 +63,7 @@ def group_tensors(
     wide: set[str] = set()
     fixed: dict[str, list[tuple[float, int, int]]] = {}
     derived: set[str] = set()
+    limits = {unit.output: (unit.least, unit.greatest) for unit in partition.machine}
     for unit in partition.machine:
         operator = operators[unit.node.op]
         wish = operator.wish(unit.node, graph)
@@ -90,10 +94,17 @@ def group_tensors(
             observed=tuple(name for name in group if name not in derived) or (group[0],),
             symmetric=not symmetric.isdisjoint(group),
             wide=not wide.isdisjoint(group),
+            limits=_hull([limits.get(name, (-inf, inf)) for name in group if name not in derived]),
             fixed=tuple(dict.fromkeys(one for name in group for one in fixed.get(name, ()))),
         )
         for group in members.values()
     )
+
+
+def _hull(spans: list[tuple[float, float]]) -> tuple[float, float]:
+    if not spans:
+        return -inf, inf
+    return min(span[0] for span in spans), max(span[1] for span in spans)
 
 
 def _moved(unit: MachineNode, graph: Graph, sets: "_DisjointSets") -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from systol_compiler.calibrate.options import Override, QuantizationOptions
 from systol_compiler.calibrate.ranges import Range, choose_range, numbers_of, spans_of
 from systol_compiler.quantized.build import Numbers
 from systol_hw.errors import InputError
+
+_WIDE_ROOM: Final = 1.25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +87,9 @@ def _numbers(
             method = "minmax"
         values = mirrored(seen) if group.symmetric and not wide else seen
         span = choose_range(values, method, options.percentile)
+        if wide:
+            # Sixteen bits have room for what calibration did not see.
+            span = span[0] * _WIDE_ROOM, span[1] * _WIDE_ROOM
     return numbers_of(span, place, width=width, symmetric=group.symmetric)
 
 

@@ -88,6 +88,9 @@ class QuantizationOptions:
         (`bias_correction`).
     correction_samples
         Samples that bias correction looks at.
+    equalize
+        Move factors of channels between products where that takes rounding noise away
+        (`equalize`).
     unify_add
         Give the operands and the result of each Add one scale.
     most_samples
@@ -100,6 +103,7 @@ class QuantizationOptions:
     percentile: float = 99.99
     bias_correction: bool = True
     correction_samples: int = 16
+    equalize: bool = True
     unify_add: bool = False
     most_samples: int = 1024
     overrides: Mapping[str, Override] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from systol_compiler.calibrate.bias_correction import BiasCorrector
+from systol_compiler.calibrate.equalize import equalize
 from systol_compiler.calibrate.grouping import group_tensors
 from systol_compiler.calibrate.histogram import Distribution
 from systol_compiler.calibrate.host_layer import build_host_layer, constant_layer
@@ -28,8 +29,16 @@ _TENSORS_NAMED_MOST = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantization:
-    """A quantized graph and where its source's nodes went."""
+    """A quantized graph and where its source's nodes went.
 
+    Attributes
+    ----------
+    graph
+        The float graph that `quantized` stands for: the source with channels equalized, whose
+        tensors an error report compares.
+    """
+
+    graph: Graph
     quantized: QuantizedGraph
     partition: Partition
 
@@ -74,6 +83,8 @@ def quantize(
     options = options or QuantizationOptions()
     table = registry() if operators is None else operators
     samples = Samples(graph, calibration, "calibration", options.most_samples)
+    if options.equalize and not samples.random:
+        graph = equalize(graph, samples, options.overrides)
     seen: dict[str, Distribution] = {}
     host: dict[str, str] = {}
     while True:
@@ -96,7 +107,7 @@ def quantize(
     notes = [samples.note] if samples.note else []
     result = quantizer.graph((*notes, *_shortened(numbering.notes)))
     result.verify()
-    return Quantization(quantized=result, partition=parts)
+    return Quantization(graph=graph, quantized=result, partition=parts)
 
 
 def _shortened(notes: Sequence[str]) -> list[str]:

@@ -28,6 +28,15 @@ _ENTROPY_SHRINKS: Final = np.linspace(0.3, 1.0, 36)
 _PERCENTILES: Final = (99.9, 99.99, 99.999)
 """What "auto" tries besides the other methods' ranges."""
 
+_TAIL: Final = 0.002
+_TAIL_LEAST: Final = 16
+"""Values of a side that its tail is made of: a share of them, and at least so many."""
+_CLIPPED_MOST: Final = 2
+"""Values beyond a bound that still count as its end: more of them were left out on purpose."""
+_ROOMS: Final = np.linspace(1.0, 2.0, 41)
+_ON_GRID: Final = 0.05
+"""Share of a uniform rounding error below which values lie on the range's own grid."""
+
 Floats = npt.NDArray[np.float64]
 Range: TypeAlias = tuple[float, float]
 
@@ -62,6 +71,51 @@ def choose_range(seen: Distribution, method: Method, percentile: float) -> Range
             candidates.append(_entropy(seen, full))
             candidates += [_percentile(seen, full, each) for each in _PERCENTILES]
             return _least_error(seen, candidates, 2.0)
+
+
+def extended(seen: Distribution, span: Range, limits: Range = (-inf, inf)) -> Range:
+    """`span` with more room where it ends at the last values seen, for values not yet seen.
+
+    Few samples do not show the extremes of the next ones. The tail is taken as exponential beyond
+    its last hundredth, and each bound moved, up to twice as far and never past `limits`, to where
+    the error of rounding and the expected error of clipping are together least. Values on a grid
+    that `span` holds exactly keep it.
+    """
+    least, greatest = min(seen.least, 0.0), max(seen.greatest, 0.0)
+    count = float(seen.counts[seen.centers != 0].sum())
+    if least == greatest or seen.constant:
+        return span
+    step = (span[1] - span[0]) / (_LEVELS - 1)
+    if rounding_error(seen, span) < _ON_GRID * step**2 / 12 * count:
+        return span
+    low, high = span
+    if greatest > 0 and seen.counts[seen.centers > high].sum() <= _CLIPPED_MOST:
+        high = _with_room(seen.centers, seen.counts, span, count)
+    if least < 0 and seen.counts[seen.centers < low].sum() <= _CLIPPED_MOST:
+        mirror = (-span[1], -span[0])
+        low = -_with_room(-seen.centers[::-1], seen.counts[::-1], mirror, count)
+    return max(low, min(limits[0], 0.0)), min(high, max(limits[1], 0.0))
+
+
+def _with_room(centers: Floats, counts: Floats, span: Range, count: float) -> float:
+    """The greater bound of `span`, or a greater one."""
+    side = centers > 0
+    values, weights = centers[side][::-1], counts[side][::-1]
+    total = float(weights.sum())
+    tail = max(_TAIL_LEAST, _TAIL * total)
+    if total < 2 * tail:
+        return span[1]
+    last = int(np.searchsorted(np.cumsum(weights), tail)) + 1
+    begin = float(values[min(last, values.size - 1)])
+    excess = float((weights[:last] * (values[:last] - begin)).sum() / weights[:last].sum())
+    if excess <= 0:
+        return span[1]
+    # A standard error above what so few values say.
+    excess *= 1 + 1 / float(np.sqrt(weights[:last].sum()))
+    bounds = span[1] * _ROOMS
+    clipped = tail * 2 * excess**2 * np.exp(-np.maximum(bounds - begin, 0) / excess)
+    rounded = ((bounds - span[0]) / (_LEVELS - 1)) ** 2 / 12 * count
+    return float(bounds[np.argmin(clipped + rounded)])
 
 
 def numbers_of(

@@ -19,6 +19,9 @@ CalibrationData: TypeAlias = (
 """Samples by input name, each [samples, ...]; one array for a model of one input; an iterable of
 such mappings; a folder of images; the path of an npz file; or the word "random"."""
 
+Run: TypeAlias = tuple[dict[str, Array], int]
+"""Feeds of one run, and how many of its samples count."""
+
 RANDOM: Final = "random"
 _RANDOM_RUNS: Final = 4
 _RANDOM_SEED: Final = 0
@@ -43,7 +46,9 @@ class Samples:
         self._most = most
         self._size = _batch(graph)
         self._pieces = self._open(data)
-        self._kept: list[tuple[dict[str, Array], int]] = []
+        self._source = self._batches()
+        self._ahead: list[Run] = []
+        self._kept: list[Run] = []
         self._run = False
         self.count = 0
         self.note = ""
@@ -69,7 +74,7 @@ class Samples:
             yield from self._kept
             return
         self._run = True
-        for feeds, rows in self._batches():
+        for feeds, rows in chain(self._ahead, self._source):
             if len(self._kept) * self._size < _KEPT:
                 self._kept.append((feeds, rows))
             self.count += rows
@@ -86,6 +91,14 @@ class Samples:
                 f"{self._purpose}: there must be at least one sample, but there is none; pass "
                 f"samples for {list(self._graph.inputs)} as arrays [samples, ...]"
             )
+
+    def first(self, samples: int) -> list[Run]:
+        """The first runs, as many as hold `samples`; `runs` will give them as well."""
+        if self._run:
+            return self.kept(samples)
+        wanted = max(1, -(-samples // self._size)) - len(self._ahead)
+        self._ahead += islice(self._source, max(wanted, 0))
+        return self._ahead[: max(1, -(-samples // self._size))]
 
     def kept(self, samples: int) -> list[tuple[dict[str, Array], int]]:
         """The first runs that `runs` gave, as many as hold `samples` of them."""

@@ -18,7 +18,7 @@ from systol_compiler.calibrate.grouping import TensorGroup
 from systol_compiler.calibrate.histogram import Distribution, merged
 from systol_compiler.calibrate.numbering import mirrored, number_tensors
 from systol_compiler.calibrate.options import QuantizationOptions
-from systol_compiler.calibrate.ranges import Method, Range, choose_range
+from systol_compiler.calibrate.ranges import Method, Range, choose_range, extended
 from systol_compiler.calibrate.samples import Samples
 from systol_compiler.graph.float_graph import Array
 from systol_compiler.quantized.build import Numbers
@@ -38,7 +38,7 @@ _ELEMENT_MACS: Final = 64
 _SAMPLES_MOST: Final = 16
 _RUNNERS_UP: Final = 2
 """Candidates, besides the best, that blocks are tried with."""
-_GAIN: Final = 0.01
+_GAIN: Final = 0.02
 """Share of the noise that a block's other candidate must take away: less is chance."""
 
 
@@ -64,10 +64,7 @@ def select_ranges(
     results = _results(parts)
     distributions = [merged([seen[name] for name in group.observed]) for group in groups]
     candidates = [
-        [
-            choose_range(mirrored(seen_here) if group.symmetric else seen_here, method, percentile)
-            for method, percentile in _CANDIDATES
-        ]
+        _candidates(mirrored(seen_here) if group.symmetric else seen_here, group)
         for group, seen_here in zip(groups, distributions, strict=True)
     ]
     plain = [spans[0] for spans in candidates]
@@ -102,6 +99,12 @@ def select_ranges(
             if found < level + np.log(1 - _GAIN):
                 best, level = changed, found
     return [*best]
+
+
+def _candidates(seen: Distribution, group: TensorGroup) -> list[Range]:
+    """One range for each of `_CANDIDATES`."""
+    spans = [choose_range(seen, method, percentile) for method, percentile in _CANDIDATES]
+    return [extended(seen, span, group.limits) for span in spans]
 
 
 def _noise(

@@ -10,6 +10,7 @@ from systol_compiler.calibrate.ranges import (
     METHODS,
     Method,
     choose_range,
+    extended,
     numbers_of,
     rounding_error,
 )
@@ -99,3 +100,25 @@ def test_an_empty_range_has_numbers() -> None:
 def test_extreme_scales_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match=r"tensor 'x'.*2\*\*-40"):
         numbers_of((0, 1e30), "tensor 'x'")
+
+
+def test_few_values_leave_room_for_the_next_ones() -> None:
+    """The least error on values not yet seen, not on those at hand."""
+    rng = np.random.default_rng(3)
+    few, many = rng.laplace(size=400), rng.laplace(size=100_000)
+    plain = choose_range(seen(few), "auto", 0)
+    roomy = extended(seen(few), plain)
+    assert roomy[0] <= plain[0] and roomy[1] >= plain[1] and roomy != plain
+    assert rounding_error(seen(many), roomy) < rounding_error(seen(many), plain)
+
+
+def test_room_ends_at_a_clip_and_grids_stay() -> None:
+    values = np.append(np.random.default_rng(0).exponential(size=300), 5.9)
+    span = (0.0, 5.9)
+    assert extended(seen(values), span, (0.0, 6.0))[1] <= 6
+    grid = np.tile(np.arange(256) / 255, 4)
+    assert extended(seen(grid), (0.0, 1.0)) == (0, 1)
+
+
+def test_a_bound_that_clips_on_purpose_gets_no_room() -> None:
+    assert extended(seen(LAPLACE), (-4.0, 4.0)) == (-4, 4)
