@@ -54,3 +54,24 @@ def compare(
             continue
         rows.append((name, values))
     return rows
+
+
+def unfair(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Sentences on what makes figures of `reports`, called `names`, no fair comparison: other
+    batches, and runs that copies filled up. Values of another type than a report has say nothing.
+    """
+    found = []
+    batches = [report.get("batch") for report in reports]
+    if len({batch for batch in batches if isinstance(batch, int)}) > 1:
+        sizes = ", ".join(f"{n}: {shown(b)}" for n, b in zip(names, batches, strict=True))
+        found.append(
+            f"batches differ ({sizes}): larger ones read weights less often; compile for one batch"
+        )
+    for name, report in zip(names, reports, strict=True):
+        filled, items = report.get("filled"), report.get("images")
+        if isinstance(filled, int) and isinstance(items, int) and filled > 0:
+            found.append(
+                f"{name}: its last run was filled up with {filled} copies beside {items} images "
+                "that were given; cycles and useful MACs count them"
+            )
+    return found

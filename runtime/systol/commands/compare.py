@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from systol.commands.registration import Command
-from systol.compare import compare
+from systol.compare import compare, unfair
 from systol.results import tables
 from systol.results.report import read_report
-from systol.terminal import print_table
+from systol.terminal import print_table, say
 from systol_hw.shown import shown
 
 
@@ -26,13 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     reports = [read_report(path) for path in options.reports]
     rows = compare(reports, differences_only=options.differences)
-    if options.json:
-        print(json.dumps({"reports": options.reports, "figures": dict(rows)}, indent=2))
-        return 0
     stems = [Path(path).stem for path in options.reports]
     titles = stems if len(set(stems)) == len(stems) else options.reports
+    warnings = unfair(reports, titles)
+    if options.json:
+        values = {"reports": options.reports, "warnings": warnings, "figures": dict(rows)}
+        print(json.dumps(values, indent=2))
+        return 0
     headings = ["figure", *titles, *(["ratio"] if len(reports) == 2 else [])]
     print_table(headings, [(name, *_cells(values)) for name, values in rows])
+    for text in warnings:
+        say(f"warning: {text}")
     return 0
 
 
