@@ -38,7 +38,7 @@ from systol_sim.checker import check
 LEVELS: Final = ("graph", "quantized", "lowered", "tiled", "allocated", "scheduled", "asm")
 """Levels of `--emit`, in the compiler's order."""
 
-EFFORTS: Final = {"fast": 0, "normal": 12_000, "high": 120_000}
+EFFORTS: Final = {"fast": 0, "normal": 24_000, "high": 240_000}
 """Instructions that the search for a better schedule may emit, by effort."""
 
 _NAMELESS: Final = ("", "main_graph", "torch_jit", "torch-jit-export", "graph")

@@ -120,9 +120,11 @@ def allocate(
     if len(requests) <= _CALM_REQUESTS:
         for slots_first in (True, False):
             urgent: set[str] = set()
+            plain: set[str] = set()
             for _ in range(_REPAIRS):
                 placed = _place(
-                    requests, arch, apart, calm=True, slots_first=slots_first, urgent=urgent
+                    requests, arch, apart, calm=True, slots_first=slots_first, urgent=urgent,
+                    plain=plain,
                 )
                 if isinstance(placed, Allocation):
                     return placed
@@ -130,14 +132,18 @@ def allocate(
                 if failed.name not in urgent:
                     urgent.add(failed.name)
                     continue
+                if failed.name not in plain:
+                    plain.add(failed.name)
+                    continue
                 # Give up calm for all that is alive beside it, and keep it elsewhere.
                 beside = {
                     item.name for item in requests
                     if item.first <= failed.last and failed.first <= item.last
                 }
-                if beside <= urgent:
+                if beside <= plain:
                     break
                 urgent |= beside
+                plain |= beside
     return _place(requests, arch, apart, calm=False)
 
 
@@ -168,6 +174,7 @@ class _Placed:
 def _place(
     requests: Sequence[Request], arch: Arch, apart: bool, *, calm: bool,
     slots_first: bool = False, urgent: Set[str] = frozenset(),
+    plain: Set[str] = frozenset(),
 ) -> Allocation | Overflow:
     align = arch.ub_width_bytes
     placed = _Placed(len(requests))
@@ -191,7 +198,7 @@ def _place(
         taken = placed.taken(item, near)
         if item.high:
             address = _highest(taken, item.size_bytes, arch.ub_bytes, align)
-        elif calm and item.name not in urgent:
+        elif calm and item.name not in plain:
             address = _calmest(taken, item, placed, near, limit, arch)
         else:
             address = _lowest(taken, item.size_bytes, align)
@@ -211,9 +218,9 @@ def _place(
 
 
 def _is_slot(item: Request, arch: Arch) -> bool:
-    """Whether this is a small piece that comes from memory for the matrix unit."""
+    """Whether this is a small piece of one stage that the matrix unit alone reads."""
     return (
-        item.loaded is not None and item.read is not None and item.first == item.last
+        item.read is not None and item.vector_read is None and item.first == item.last
         and 4 * item.size_bytes <= arch.bank_bytes
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from systol_compiler.nests.matrix import MatrixNest
+from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.nest import Nest
 from systol_compiler.nests.operand import Box, Range
 from systol_compiler.nests.vector import VectorNest
@@ -100,9 +100,15 @@ class Tile:
 def needs(nest: Nest, tile: Tile) -> tuple[Box, ...]:
     """What `tile` needs of each of the nest's operands."""
     boxes = nest.needs(tile.box)
-    if tile.reduction is not None:
-        boxes = (replace(boxes[0], bytes=tile.reduction), *boxes[1:])
-    return boxes
+    if tile.reduction is None:
+        return boxes
+    assert isinstance(nest, MatrixNest)
+    parts = [replace(boxes[0], bytes=tile.reduction)]
+    if isinstance(nest.weights, ActivationWeights):
+        # Lines of the matrix, or with `transpose` bytes of each line.
+        along = "bytes" if nest.weights.transpose else "lines"
+        parts.append(replace(boxes[1], **{along: tile.reduction}))
+    return tuple(parts)
 
 
 def ceil(value: int, unit: int) -> int:

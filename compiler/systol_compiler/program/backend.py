@@ -14,7 +14,7 @@ from systol_hw.arch import Arch
 from systol_sim.results import Counters
 from systol_sim.simulator import run_timing
 
-SEARCH_INSTRUCTIONS = 12_000
+SEARCH_INSTRUCTIONS = 24_000
 """Instructions that a search may emit over all its candidates."""
 
 Observer = Callable[[str, object], None]
@@ -118,9 +118,9 @@ def search(
 _Values = dict[str, int | bool]
 
 _COORDINATES: tuple[tuple[_Values, ...], ...] = (
+    ({"bands": 1}, {"bands": 4}),
     ({"apart": False},),
     ({"halves": 1},),
-    ({"bands": 1}, {"bands": 4}),
     (
         {"parameters_behind": 0},
         *({"parameters_behind": 1, "gate": gate} for gate in (1, 2)),
