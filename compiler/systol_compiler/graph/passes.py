@@ -47,10 +47,10 @@ from systol_compiler.graph.normalizations import RecognizeNormalizations
 from systol_compiler.graph.products import NormalizeProducts
 from systol_compiler.graph.reshapes import (
     NormalizeReshapes,
-    NormalizeSelections,
     NormalizeTransposes,
     SimplifyTransposes,
 )
+from systol_compiler.graph.selections import NormalizeSelections
 from systol_compiler.graph.simplify import (
     FoldConstants,
     RemoveDeadNodes,

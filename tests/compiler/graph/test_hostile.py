@@ -1,7 +1,6 @@
 """Models that mean harm: a clear error within seconds, in bounded memory."""
 
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -175,7 +174,6 @@ def test_thousands_of_nodes_of_one_name() -> None:
     assert len(run_pipeline(import_onnx(proto)).nodes) == count
     # Quadratic work would take minutes; this takes about three seconds.
     assert time.process_time() - begin < 20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 @pytest.mark.parametrize("seed", range(4))

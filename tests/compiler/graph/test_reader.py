@@ -248,6 +248,14 @@ def test_batch_statistics_are_refused() -> None:
         import_onnx(proto)
 
 
+def test_statistics_that_old_exporters_put_out() -> None:
+    proto = model(
+        "y, m, v, a, b = BatchNormalization(x, s, t, s, s)", opset=7,
+        inputs="float[2,4] x", s=np.ones(4, np.float32), t=np.zeros(4, np.float32),
+    )  # fmt: skip
+    assert [node.op for node in import_onnx(proto).nodes] == ["BatchNormalization"]
+
+
 def test_names_of_inner_tensors_do_not_collide() -> None:
     """A function's tensors are called like the model's own."""
     proto = model("a = Relu(x) y = Neg(a)")
