@@ -10,10 +10,22 @@ from systol_compiler.numbers.limits import Array, Int8Array
 
 _MOST_LINES = 1 << 14
 """Rows of one nest: line numbers are signed 16-bit fields."""
+_MOST_IMAGES = 256
+"""Planes of one nest of images."""
 _LINE_BYTES = 1 << 22
 """What a line of several positions may have, in bytes."""
 _LINE_PITCH = 1 << 23
 _POSITION_PITCH = 1 << 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Column tiles of `outputs` results, of which each reads `reach` contiguous elements, `step`
+    behind those of the tile before."""
+
+    outputs: int
+    step: int
+    reach: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,13 +41,16 @@ class DenseProduct:
     contracted
         Number of K axes.
     weights
-        int8 [O, K], K in row-major order of these axes.
+        int8 [O, K], K in row-major order of these axes; with `band` [O, reach].
     reordered
         Keeps `weights` by the order in which the K axes lie, for lowering again.
     bias
         int64 [O], the zero point folded in.
     multipliers, shifts
         int32 [O].
+    band
+        Where a result depends on neighbours among the elements of one contracted axis. Images'
+        rows then stay lines, as in nests of the vector unit.
     """
 
     source: View
@@ -50,6 +65,7 @@ class DenseProduct:
     zp_out: int
     lo: int
     hi: int
+    band: Band | None = None
 
 
 def multiply(builder: NestBuilder, product: DenseProduct) -> None:
@@ -60,10 +76,13 @@ def multiply(builder: NestBuilder, product: DenseProduct) -> None:
     target = product.target
     results = replace(target, shape=target.shape[:-1], strides=target.strides[:-1])
     assert rows.shape == results.shape, (rows, results)
-    stored = StoredWeights(values=weights.T)
+    stored, band = StoredWeights(values=weights.T), product.band
+    assert band is None or product.contracted == 1, product
+    width = source.shape[-1] if band else weights.shape[1]
     parameters = builder.parameters(product.bias, product.multipliers, product.shifts)
-    for source_operand, target_operand in _operands(
-        rows, results, weights.shape[1], weights.shape[0]
+    pairs = _images(rows, results, width, weights.shape[0]) if band else []
+    for source_operand, target_operand in pairs or _operands(
+        rows, results, width, weights.shape[0]
     ):
         builder.add(
             MatrixNest(
@@ -72,7 +91,8 @@ def multiply(builder: NestBuilder, product: DenseProduct) -> None:
                 outputs=weights.shape[0],
                 size=(target_operand.lines, target_operand.positions),
                 step_bytes=weights.shape[1], weights=stored,
-                tile_outputs=builder.arch.columns, parameters=parameters,
+                tile_outputs=band.outputs if band else builder.arch.columns,
+                tile_bytes=band.step if band else 0, parameters=parameters,
                 zp_in=product.zp_in, zp_out=product.zp_out, lo=product.lo, hi=product.hi,
             )
         )
@@ -137,6 +157,34 @@ def _operands(
             )
         )
     return pairs
+
+
+def _images(
+    rows: View, results: View, width_in: int, width_out: int
+) -> list[tuple[Operand, Operand]]:
+    """The pair of operands of rows [images, lines, positions]; none where that is not what they
+    are, or too far apart."""
+    if len(rows.shape) != 3:
+        return []
+    images, lines, positions = rows.shape
+    loop = (positions, (results.strides[2], rows.strides[2]))
+    pitches = rows.strides[1], results.strides[1]
+    if (
+        not _are_positions(loop, width_in, width_out)
+        or min(*pitches, results.strides[2]) <= 0
+        or max(pitches) >= _LINE_PITCH
+        or lines > _MOST_LINES
+        or images > _MOST_IMAGES
+    ):
+        return []
+    source, target = (
+        _operand(
+            view, tuple(view.offset + i * view.strides[0] for i in range(images)),
+            (lines, view.strides[1]), (positions, view.strides[2]), width,
+        )
+        for view, width in ((rows, width_in), (results, width_out))
+    )
+    return [(source, target)]
 
 
 def _are_positions(loop: Loop, width_in: int, width_out: int) -> bool:

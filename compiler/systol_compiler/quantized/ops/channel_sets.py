@@ -1,4 +1,7 @@
-"""Sums over sets of channels, one for each channel: a product with a matrix of ones and zeros."""
+"""Sums over sets of channels, one for each channel: a product with a matrix of ones and zeros.
+
+Where sets are neighbours, as those of LRN, each column tile reads the few channels around its own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.dense import DenseProduct, multiply
+from systol_compiler.nests.dense import Band, DenseProduct, multiply
 from systol_compiler.nests.vector import Copy
 from systol_compiler.numbers.arithmetic import normalize_multiplier, requantize
 from systol_compiler.numbers.limits import ACCUMULATOR_LIMIT, Array, Int8Array
@@ -92,14 +95,16 @@ class ChannelSets(Layer):
             target = builder.scratch(out.shape, order, 8 * out.planes)
         full = np.ones(len(self.members), np.int64)
         lo, hi = tensor.bounds
+        band = band_of(self.members, builder.arch.rows, builder.arch.columns)
         multiply(
             builder,
             DenseProduct(
                 source=builder.view(self.inputs[0]).transpose(order),
-                target=target.transpose(order), contracted=1, weights=self.members,
-                reordered={}, bias=self.bias, multipliers=self.multiplier * full, shifts=self.shift * full,
+                target=target.transpose(order), contracted=1,
+                weights=_banded(self.members, band), reordered={}, bias=self.bias,
+                multipliers=self.multiplier * full, shifts=self.shift * full,
                 zp_in=builder.tensor(self.inputs[0]).zero_point, zp_out=tensor.zero_point,
-                lo=lo, hi=hi,
+                lo=lo, hi=hi, band=band,
             ),
         )
         if target is not out:
@@ -117,6 +122,40 @@ class ChannelSets(Layer):
 
     def details(self) -> str:
         return f"axis={self.axis} factor={self.factor:g} offset={self.offset:g}"
+
+
+def band_of(members: Array, rows: int, columns: int) -> Band:
+    """Tiles of equal size that read the fewest channels, none behind the last one; or whole tiles
+    and all channels where these take no more steps of an array of `rows` x `columns`."""
+    count = len(members)
+    whole = Band(outputs=columns, step=0, reach=count)
+    outputs = -(-count // -(-count // columns))
+    starts = np.arange(0, count, outputs)
+    empty = ~members.any(axis=1)
+    first = np.where(empty, count, members.argmax(axis=1))
+    end = np.where(empty, 0, count - members[:, ::-1].argmax(axis=1))
+    first, end = np.minimum.reduceat(first, starts), np.maximum.reduceat(end, starts)
+    places = np.arange(len(starts))
+    if len(starts) == 1:
+        return whole
+    steps = np.arange(int((first[1:] // places[1:]).min()) + 1)
+    reaches = (end - steps[:, None] * places).max(axis=1).clip(1)
+    fitting = steps * places[-1] + reaches <= count
+    best = int(np.where(fitting, reaches, count).argmin())
+    if not fitting[best] or -(-int(reaches[best]) // rows) >= -(-count // rows):
+        return whole
+    return Band(outputs=outputs, step=int(steps[best]), reach=int(reaches[best]))
+
+
+def _banded(members: Int8Array, band: Band) -> Int8Array:
+    """[channels, reach]: the members by their distance from where the tile begins to read."""
+    result = np.zeros((len(members), band.reach), np.int8)
+    for tile, low in enumerate(range(0, len(members), band.outputs)):
+        start = tile * band.step
+        result[low : low + band.outputs] = members[
+            low : low + band.outputs, start : start + band.reach
+        ]
+    return result
 
 
 def add_channel_sets(
