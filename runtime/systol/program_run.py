@@ -1,7 +1,7 @@
 """Runs a program of one's own, without a model around it: an assembler text, or a `Program`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,10 +10,12 @@ from systol.device import find_backend
 from systol_hw.assembly import format_word
 from systol_hw.counters import UNIT_STATES
 from systol_hw.errors import InputError, MachineFaultError
+from systol_hw.isa import decode, encode_program
 from systol_hw.program import Program
 from systol_hw.shown import shown
 from systol_sim.checker import check
 from systol_sim.results import RunResult
+from systol_sim.synchronize import strip, synchronize
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +42,34 @@ class ProgramResult:
         counters = self.run.counters
         cycles = "" if counters is None else f", {counters.cycles:,} cycles"
         return f"ProgramResult({self.backend}, {len(self.program.code)} instructions{cycles})"
+
+
+def place_tokens(program: Program) -> Program:
+    """`program` with the tokens and drains that its instructions need, whatever it had before.
+
+    The order in which they stand is the wanted one: every two that touch the same bytes, and would
+    otherwise race, are ordered by it (docs/timing.md, 9.2). Where a token counter could pass its
+    limit, a barrier is added, so that there may be more instructions; barriers that are there stay.
+
+    Raises
+    ------
+    InvalidProgramError
+        An instruction does not decode; or the program is wrong in another way than by its order,
+        such as in what its matrix instructions take from the weight FIFO.
+    InputError
+        Weight memory has no room for the instructions that are added.
+    """
+    items = [decode(row.tobytes()) for row in program.code]
+    code = encode_program(synchronize(program.arch, strip(items)))
+    end = program.code_address + code.size
+    if end > program.weight_memory_bytes:
+        raise InputError(
+            f"with its tokens the program has {len(code)} instructions, to byte {end} of weight "
+            f"memory, which has {program.weight_memory_bytes} bytes; give it more"
+        )
+    placed = replace(program, code=code)
+    check(placed)
+    return placed
 
 
 def run_program(

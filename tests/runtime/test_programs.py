@@ -1,5 +1,6 @@
 """Programs and machines of one's own, from the command line."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from systol.array_files import write_arrays
 from systol.cli import main
 from systol.listing import code_lines, comments
-from systol.program_run import run_program
+from systol.program_run import place_tokens, run_program
 from systol_compiler.binary.model import LayerRange
 from systol_hw.arch import PRESETS, load_arch
 from systol_hw.errors import (
@@ -26,10 +27,11 @@ from systol_hw.errors import (
     SystolError,
 )
 from systol_hw.isa import instruction
-from systol_hw.program import make_program
-from systol_hw.program_text import parse_program
+from systol_hw.program import Window, make_program
+from systol_hw.program_text import format_program, parse_program
 from systol_hw.rtl.axi_machine import AXI_TOP_NAME, convert_axi_verilog
 from systol_hw.rtl.emit import TOP_NAME, convert_verilog
+from systol_sim.generate import generate
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "first-program.md"
@@ -110,6 +112,63 @@ def test_contents_of_any_type_go_in_byte_for_byte() -> None:
     assert re.fullmatch(r"ProgramResult\(sim, 3 instructions, \d+ cycles\)", repr(found))
     with pytest.raises(InputError, match="no window 'x'; its windows are 'in', 'out'"):
         run_program(program, {"x": given})
+
+
+def test_tokens_are_placed() -> None:
+    """In a program that was written without any, as in one that has its own."""
+    bare = parse_program(ECHO.replace("wait=load ", "").replace("signal=store ", ""))
+    with pytest.raises(InvalidProgramError):
+        run_program(bare)
+    for program in (bare, parse_program(ECHO)):
+        placed = place_tokens(program)
+        given = np.arange(16, dtype=np.uint8)
+        np.testing.assert_array_equal(
+            run_program(placed, {"in": given}).windows["out"][:16], given
+        )
+        assert format_program(placed) == format_program(parse_program(ECHO))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tokens_of_random_programs_are_placed_anew(seed: int) -> None:
+    case = generate(PRESETS["nano"], seed, instructions=30)
+    room = case.program.weight_memory_bytes + 64 * 100
+    program = dataclasses.replace(case.program, weight_memory_bytes=room)
+    placed = place_tokens(program)
+    a, b = (run_program(p, case.contents).run.memories for p in (placed, program))
+    np.testing.assert_array_equal(a["ub"], b["ub"])
+    np.testing.assert_array_equal(a["accumulators"], b["accumulators"])
+
+
+@pytest.mark.parametrize(("limit", "barriers"), [(1, True), (15, False)])
+def test_tokens_need_room_for_barriers(limit: int, barriers: bool) -> None:
+    """Eight results, each stored at once: more tokens than a counter of one can hold."""
+    arch = dataclasses.replace(PRESETS["nano"], token_limit=limit)
+    items = [
+        item
+        for n in range(8)
+        for item in (
+            instruction("fill", n_last=8, out_address=64 * n, zero_point=n),
+            instruction("write_host", run_bytes=8, ub_address=64 * n, memory_address=8 * n),
+        )
+    ]
+    window = (Window(name="w", size_bytes=64),)
+    program = make_program(arch, [*items, instruction("halt")], windows=window)
+    if barriers:
+        with pytest.raises(InputError, match=r"has \d+ instructions, to byte \d+ of weight memory"):
+            place_tokens(program)
+    roomy = dataclasses.replace(program, weight_memory_bytes=program.weight_memory_bytes + 4096)
+    placed = place_tokens(roomy)
+    assert (len(placed.code) > len(program.code)) == barriers
+    found = run_program(placed).windows["w"]
+    np.testing.assert_array_equal(found, np.repeat(np.arange(8), 8))
+
+
+def test_what_is_wrong_in_another_way_stays_wrong() -> None:
+    program = make_program(
+        PRESETS["nano"], [instruction("matmul", p_limit=8, k_last=8), instruction("halt")]
+    )
+    with pytest.raises(InvalidProgramError):
+        place_tokens(program)
 
 
 def test_a_text_is_listed(echo: Path, capsys: Captured) -> None:
