@@ -167,10 +167,10 @@ def exact_bias(
     # The product of two numbers of 24 bits is exact in binary64, the quotient is not.
     steps = np.float64(source_scale) * scales.astype(np.float64)
     quotients = np.asarray(bias, np.float64) / steps
-    result = np.rint(quotients)
-    doubtful = np.abs(np.abs(quotients - np.floor(quotients)) - 0.5) <= np.abs(quotients) * 2.0**-50
+    result = np.rint(quotients).astype(np.int64)
+    ties = np.abs(np.abs(quotients - np.floor(quotients)) - 0.5) <= np.abs(quotients) * 2.0**-50
+    doubtful = ties | (np.abs(quotients) >= 2.0**40)
     for channel in np.flatnonzero(doubtful):
         exact = Fraction(float(bias[channel])) / Fraction(float(steps[channel]))
         result[channel] = round(exact)
-    integers: npt.NDArray[np.int64] = result.astype(np.int64)
-    return integers
+    return result

@@ -109,6 +109,7 @@ def test_any_convolution(figures: dict[str, Any], source: int, target: int, relu
         ((3, 2, 3, 3), (3, 5), [1, 1], [1, 4, 1, 0]),
         ((1, 3, 2, 2), (5, 5), [1, 1], [6, 6, 0, 0]),
         ((2, 1, 1, 300), (1, 280), [1, 3], [0, 0, 0, 0]),
+        ((2, 2, 5, 3), (3, 2), [1, 2], [0, 0, 0, 0]),
     ],
 )
 def test_kernels_wider_than_the_image(
