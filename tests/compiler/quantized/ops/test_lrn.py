@@ -23,7 +23,8 @@ def test_neighbours_of_odd_and_even_sizes() -> None:
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"size": 5}, {"size": 5, "alpha": 1e-7}, {"size": 1, "alpha": 2.0}, {"size": 5, "alpha": 20.0, "beta": 0.75},
+        {"size": 5}, {"size": 5, "alpha": 1e-7}, {"size": 1, "alpha": 2.0},
+        {"size": 5, "alpha": 20.0, "beta": 0.75},
         {"size": 3, "alpha": 1.0, "beta": 0.5, "bias": 0.1}, {"size": 31, "bias": 2.0},
         {"size": 3, "alpha": 0.5, "beta": 3.5},
     ],
