@@ -118,7 +118,7 @@ def search(
 _Values = dict[str, int | bool]
 
 _COORDINATES: tuple[tuple[_Values, ...], ...] = (
-    ({"bands": 1}, {"bands": 4}),
+    ({"bands": 1}, {"bands": 4}, {"bands": 1, "exact": True}),
     ({"apart": False},),
     ({"halves": 1},),
     (
@@ -148,7 +148,10 @@ def describe_choices(result: BackendResult) -> Iterator[str]:
     cut, order = result.choice.cut, result.choice.scheduling
     groups = ", ".join(str(group.network.images) for group in result.plan.groups)
     yield f"groups of {groups} images"
-    yield f"up to {cut.bands} times as many bands as hide most"
+    if cut.exact:
+        yield f"{cut.bands} bands a plane, or as many as fit the accumulators"
+    else:
+        yield f"up to {cut.bands} times as many bands as hide most"
     yield f"early start of linear layers {'on' if cut.early_start else 'off'}"
     yield f"inner tiles of linear layers finished {'together' if cut.together else 'one by one'}"
     yield f"loads hoisted over {order.lookahead} matmuls"

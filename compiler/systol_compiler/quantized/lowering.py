@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from systol_compiler.nests.buffer import Buffer, Home
 from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.fusion import fuse_pools
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.quantized.graph import MachinePart, QuantizedGraph
 from systol_compiler.quantized.layout import memory_orders
@@ -40,6 +41,7 @@ def lower(
         buffers=_used(builder, outputs),
         nests=tuple(builder.nests),
     )
+    network = fuse_pools(network, arch)
     network.verify()
     return network
 
