@@ -127,9 +127,7 @@ class BiasCorrector:
             outputs.pop(results.pop(unit.output, ""), None)
             outputs[before] = TensorType(dtype="float32", shape=tensors[unit.output].shape)
         if outputs:
-            session = HostSession(
-                model.finish(unit.node.name, outputs).SerializeToString(), unit.node.place
-            )
+            session = model.session(unit.node.place, outputs)
             unclipped: list[Array] = []
             for index in range(len(self._runs)):
                 operands = {

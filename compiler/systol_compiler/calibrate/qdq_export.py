@@ -12,6 +12,7 @@ import onnx
 from onnx import compose, helper, numpy_helper
 
 from systol_compiler.graph.float_graph import OPSET, Array, TensorType, wrap_nodes
+from systol_compiler.graph.host_session import HostSession, declare_large
 from systol_compiler.numbers.limits import INT16_LIMIT
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.graph import QuantizedGraph
@@ -220,6 +221,15 @@ class QdqModel:
             name=name, opset=OPSET, nodes=self._nodes, inputs=self._inputs, outputs=outputs,
             constants=self._initializers,
         )
+
+    def session(self, place: str, outputs: Mapping[str, TensorType]) -> HostSession:
+        """A session of the model, whose large constants are used where they lie."""
+        model = wrap_nodes(
+            name=place, opset=OPSET, nodes=self._nodes, inputs=self._inputs, outputs=outputs,
+            constants={},
+        )
+        large = declare_large(model, self._initializers)
+        return HostSession(model.SerializeToString(), place, initializers=large)
 
     def _scale_of(self, tensor: str) -> list[str]:
         kind = self._tensors[tensor]
