@@ -16,6 +16,8 @@ MOST_TAPS = 255
 _STRIDES = 64
 _DILATIONS = 16
 _PADS = 128
+_LONG = 1 << 15
+"""Elements along an axis that one piece may see: counts are fields of 16 bits."""
 _PITCH = 1 << 19
 """Bytes between taps and between columns; between rows sixteen times as many."""
 
@@ -97,6 +99,9 @@ class Piece:
 def pieces(span: Span, *, even: bool) -> Iterator[Piece]:
     """The windows of a span in as few pieces as can be; `even`: with equally many taps inside."""
     if span.fits and (not even or span.whole):
+        if span.size >= _LONG:
+            yield from _stretches(span)
+            return
         yield Piece(
             first=0, count=span.outputs, origin=0, size=span.size, kernel=span.kernel,
             stride=1 if span.outputs == 1 else span.stride,
@@ -117,6 +122,7 @@ def pieces(span: Span, *, even: bool) -> Iterator[Piece]:
         while (
             not coarse and span.stride < _STRIDES and first + count < span.outputs
             and inside[first + count] == (low, high)
+            and count * span.stride + taps * span.dilation < _LONG
         ):
             count += 1
         stride = span.stride if count > 1 else 1
@@ -129,6 +135,28 @@ def pieces(span: Span, *, even: bool) -> Iterator[Piece]:
             kernel=taps, stride=stride, dilation=dilation, taps=taps,
         )
         first += count
+
+
+def _stretches(span: Span) -> Iterator[Piece]:
+    """The windows of a long axis in pieces that see no more elements than a field can count."""
+    reach = (span.kernel - 1) * span.dilation + 1
+    most = (_LONG - reach) // span.stride
+    taps = span.kernel if span.whole else 0
+    for first in range(0, span.outputs, most):
+        count = min(most, span.outputs - first)
+        start = first * span.stride - span.pad
+        origin = min(max(start, 0), span.size - 1)
+        end = min(start + (count - 1) * span.stride + reach, span.size)
+        if start > origin:
+            # Behind the input: windows without a tap, one by one.
+            for output in range(first, first + count):
+                yield Piece(first=output, count=1, origin=0, size=1, kernel=1, pad=1, taps=0)
+            continue
+        yield Piece(
+            first=first, count=count, origin=origin, size=max(end - origin, 1),
+            kernel=span.kernel, stride=span.stride, dilation=span.dilation,
+            pad=origin - start, taps=taps,
+        )
 
 
 def pool(

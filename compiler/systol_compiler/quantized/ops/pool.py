@@ -456,7 +456,7 @@ def pads_counted_alike(node: Node, graph: Graph) -> str | None:
 def within_fields(node: Node, graph: Graph) -> str | None:
     """a window has at most 255 taps along an axis, or covers it whole (and an average then has no
     pads along the other that do not count); strides from 64, dilations from 16 and pads from 128
-    on allow at most 256 windows along the axis; an image has less than 2**16 rows and columns,
+    on allow at most 256 windows along the axis; an image has less than 2**20 rows and columns,
     and fewer than 2**18 bytes in as many rows as a window's dilation."""
     shape, result = (graph.types[name].shape for name in (node.inputs[0], node.outputs[0]))
     windows, rank = _windows(node, graph), len(shape) - 2
@@ -474,7 +474,7 @@ def within_fields(node: Node, graph: Graph) -> str | None:
             return f"kernel {list(windows.kernel)} with pads {list(windows.pads)}"
         if not span.fits and span.outputs > _MOST_PIECES:
             return f"{span.outputs} windows, strides {list(windows.strides)}"
-        if max(shape[2 + axis], result[2 + axis]) >= 1 << 16:
+        if max(shape[2 + axis], result[2 + axis]) >= 1 << 20:
             return f"shape {list(shape)}"
     rows = max(pair(windows.dilations)[0], -(-pair(windows.strides)[0] // 8))
     columns = pair(windows.strides)[1]

@@ -226,3 +226,12 @@ def test_rows_of_a_sequence_are_one_nest() -> None:
     for arch in ARCHS:
         ((nest,),) = (network.nests for network in lowered(graph, arch))
         assert isinstance(nest, MatrixNest) and nest.size == (150, 1) and nest.streams
+
+
+def test_more_rows_than_an_instruction_counts() -> None:
+    tensors = {
+        "x": QTensor(name="x", shape=(40_000, 3), scale=1.0, zero_point=2),
+        "y": QTensor(name="y", shape=(40_000, 4), scale=1.0, zero_point=0),
+    }
+    weights = np.arange(12, dtype=np.int8).reshape(4, 3)
+    check(graph_of([linear(weights, (1,), 1.0)], tensors), archs=ARCHS[:1])
