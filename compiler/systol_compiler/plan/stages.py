@@ -42,7 +42,7 @@ def form_stages(network: LoweredNetwork) -> tuple[Stage, ...]:
 
     A vector nest joins the stage of the nest before it if it reads what that stage writes. A
     matrix nest joins if its output rows are the stage's and it needs no other rows than those
-    of what it reads, as 1x1 convolutions do; or if the vector nest behind it joins its result
+    of what it reads, as 1x1 convolutions do (not linear layers, which run in one band); or if the vector nest behind it joins its result
     with the stage's, as a shortcut's convolution and the main branch's.
     """
     stages: list[list[int]] = []
@@ -88,6 +88,8 @@ def _continues(
         and not isinstance(nest.weights, ActivationWeights)
         and nest.input.buffer in written
         and isinstance(lead, MatrixNest)
+        and not lead.streams
+        and not nest.streams
         and nest.output.lines > 1
         and _same_rows(nest, lead)
         and _row_by_row(nest)
