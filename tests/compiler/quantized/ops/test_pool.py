@@ -1,5 +1,6 @@
 """Pools: against ONNX Runtime, and on three machines against their own definition."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from systol_compiler.graph.float_graph import Graph
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.graph import QuantizedGraph
-from systol_compiler.quantized.ops.pool import OPERATORS, MaxPool, Pool
+from systol_compiler.quantized.ops.pool import OPERATORS, AveragePool, MaxPool, Pool
 
 MAX, AVERAGE = OPERATORS
 
@@ -239,3 +240,18 @@ def test_large_windows_are_pooled_along_one_axis_after_the_other(op: str, width:
     for arch in ARCHS:
         (network,) = lowered(quantized, arch)
         assert len(network.nests) == (1 if op == "AveragePool" and width == 16 else 2)
+
+
+@pytest.mark.parametrize("rows", [254, 255])
+def test_sums_of_rows_keep_within_16_bits(rows: int) -> None:
+    tensors = {
+        "x": QTensor(name="x", shape=(1, 2, rows, 4), scale=1.0, zero_point=0),
+        "y": QTensor(name="y", shape=(1, 2, 1, 2), scale=1.0, zero_point=0),
+    }
+    layer = AveragePool(
+        name="pool", inputs=("x",), outputs=("y",), source_nodes=(), kernel=(rows, 3),
+        strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), lo=-128, hi=127,
+        divisor=Fraction(3 * rows),
+    )
+    values = {"x": np.full((1, 2, rows, 4), -128, np.int8)}
+    assert (check(graph_of([layer], tensors), values)["y"] == -128).all()
