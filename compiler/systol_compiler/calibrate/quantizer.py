@@ -199,6 +199,7 @@ class _Quantizer:
             outputs = [
                 GraphOutput(name=o.name, tensor=moved.get(o.tensor, o.tensor)) for o in outputs
             ]
+        layers = _live(layers, {o.tensor for o in outputs}, builder.tensors)
         used: dict[str, None] = {}
         for each in layers:
             names = (*each.inputs, *each.outputs)
@@ -222,3 +223,22 @@ def _fresh(wish: str, number: int, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _live(
+    layers: Sequence[Layer | HostLayer], shown: set[str], tensors: Mapping[str, QTensor]
+) -> list[Layer | HostLayer]:
+    """The layers without machine layers whose results nobody reads: a product may read what lies
+    before a move, which is then in vain."""
+    read = set(shown)
+    for layer in layers:
+        if isinstance(layer, HostLayer):
+            read.update(layer.inputs)
+    kept: list[Layer | HostLayer] = []
+    for layer in reversed(layers):
+        if isinstance(layer, Layer):
+            if not any(n in read or tensors[n].source in read for n in layer.outputs):
+                continue
+            read.update(layer.inputs)
+        kept.append(layer)
+    return kept[::-1]
