@@ -68,11 +68,12 @@ class RandomGraph:
     def shape(self, name: str) -> Shape:
         return self.values[name].shape
 
-    def grow(self, count: int) -> None:
-        """Add about `count` nodes."""
+    def grow(self, count: int, *, products: bool = False) -> None:
+        """Add about `count` nodes; with `products` also convolutions, matrix products, pools,
+        reductions and normalizations."""
+        steps = STEPS + PRODUCTS if products else STEPS
         for _ in range(count):
-            step = self.rng.choice(np.array(STEPS, dtype=object))
-            step(self)
+            steps[int(self.rng.integers(len(steps)))](self)
 
     def quantized(
         self, widths: tuple[int, ...] = (8,), most_outputs: int = 100
@@ -108,19 +109,33 @@ class RandomGraph:
                 name = leader[name]
             return name
 
-        for node in self.nodes:
-            for group in registry()[node.op].wish(node, graph).same:
+        wishes = [registry()[node.op].wish(node, graph) for node in self.nodes]
+        for wish in wishes:
+            for group in wish.same:
                 # Now and then calibration does not do what an operator wishes.
-                if self.rng.random() < 0.9:
+                if self.rng.random() < 0.9 or len(wish.symmetric) + len(wish.wide):
                     for name in group[1:]:
                         leader[find(name)] = find(group[0])
         ranges: dict[str, list[Array]] = {}
         for name in self.computed:
             ranges.setdefault(find(name), []).append(self.values[name].reshape(-1))
+        wide = {find(name) for wish in wishes for name in wish.wide}
         found = {
-            name: numbers_of(np.concatenate(parts), int(self.rng.choice(widths)))
+            name: numbers_of(
+                np.concatenate(parts), 16 if name in wide else int(self.rng.choice(widths))
+            )
             for name, parts in ranges.items()
         }
+        for wish in wishes:
+            for name in wish.symmetric:
+                old = found[find(name)]
+                if old.width == 8:
+                    reach = max(128 + old.zero_point, 127 - old.zero_point) / 127
+                    scale = float(np.float32(old.scale * reach))
+                    found[find(name)] = Numbers(scale=scale, zero_point=0)
+            for name, scale, zero_point in wish.fixed:
+                width = found[find(name)].width
+                found[find(name)] = Numbers(scale=scale, zero_point=zero_point, width=width)
         return {name: found[find(name)] for name in self.computed}
 
 
@@ -265,4 +280,84 @@ STEPS: list[Callable[[RandomGraph], None]] = [
     _transpose, _transpose, _reshape, _reshape, _slice, _slice, _split, _concat, _concat, _concat,
     _pad, _gather, _expand, _tile, _depth, _resize, _two, _two, _two, _constant, _constant,
     _function, _function, _function,
+]
+
+
+def _weights(graph: RandomGraph, *shape: int) -> str:
+    fan_in = max(int(np.prod(shape[1:])), 1)
+    return graph.constant((graph.rng.normal(size=shape) / fan_in**0.5).astype(np.float32))
+
+
+def _conv(graph: RandomGraph) -> None:
+    name = graph.pick()
+    shape = graph.shape(name)
+    if len(shape) != 4:
+        return
+    group = int(graph.rng.choice([1, 1, shape[1]]))
+    outputs = group * int(graph.rng.integers(1, 9))
+    kernel = [int(graph.rng.integers(1, min(4, n + 1))) for n in shape[2:]]
+    pads = [int(graph.rng.integers(0, k)) for k in (*kernel, *kernel)]
+    strides = [int(value) for value in graph.rng.integers(1, 3, 2)]
+    graph.add(
+        "Conv",
+        [name, _weights(graph, outputs, shape[1] // group, *kernel), _weights(graph, outputs)],
+        kernel_shape=kernel, pads=pads, strides=strides, dilations=[1, 1], group=group,
+    )
+
+
+def _pool(graph: RandomGraph) -> None:
+    name = graph.pick()
+    shape = graph.shape(name)
+    if len(shape) == 4 and min(shape[2:]) > 1:
+        op = str(graph.rng.choice(["MaxPool", "AveragePool"]))
+        strides = [int(value) for value in graph.rng.integers(1, 3, 2)]
+        graph.add(op, [name], kernel_shape=[2, 2], strides=strides, pads=[0, 0, 1, 1])
+
+
+def _gemm(graph: RandomGraph) -> None:
+    name = graph.pick()
+    shape = graph.shape(name)
+    if len(shape) == 2:
+        outputs = int(graph.rng.integers(1, 40))
+        weights = [_weights(graph, outputs, shape[1]), _weights(graph, outputs)]
+        graph.add("Gemm", [name, *weights], transB=1)
+    elif len(shape) > 2:
+        outputs = int(graph.rng.integers(1, 20))
+        graph.add("MatMul", [name, _weights(graph, shape[-1], outputs)])
+
+
+def _matmul(graph: RandomGraph) -> None:
+    name = graph.pick()
+    shape = graph.shape(name)
+    if len(shape) >= 2:
+        other = f"t{len(graph.nodes)}.0"
+        before = len(graph.nodes)
+        swapped = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+        graph.add("Transpose", [name], perm=swapped)
+        if len(graph.nodes) > before:
+            graph.add("MatMul", [name, other])
+
+
+def _reduce(graph: RandomGraph) -> None:
+    name = graph.pick()
+    if len(graph.shape(name)) > 1:
+        axes = graph.integers(int(graph.rng.integers(1, len(graph.shape(name)))))
+        op = str(graph.rng.choice(["ReduceMean", "ReduceMax", "ReduceSum"]))
+        graph.add(op, [name, axes], keepdims=1)
+
+
+def _normalize(graph: RandomGraph) -> None:
+    name = graph.pick()
+    shape = graph.shape(name)
+    if len(shape) > 1 and shape[-1] > 1:
+        if graph.rng.random() < 0.5:
+            parts = [graph.constant(np.ones(shape[-1], np.float32)), _weights(graph, shape[-1])]
+            graph.add("LayerNormalization", [name, *parts], axis=-1)
+        else:
+            graph.add("Softmax", [name], axis=-1)
+            graph.add("Neg", [graph.computed[-1]])
+
+
+PRODUCTS: list[Callable[[RandomGraph], None]] = [
+    _conv, _conv, _conv, _conv, _pool, _pool, _gemm, _gemm, _matmul, _reduce, _normalize,
 ]

@@ -104,12 +104,14 @@ def convolve(builder: NestBuilder, convolution: Convolution) -> None:
 
 
 def _fits(source: Operand, convolution: Convolution) -> bool:
-    """Whether the instruction's fields hold the distances between lines and positions, and its
-    loops the kernel's columns where they cannot be folded."""
+    """Whether positions follow each other, so that a line ends behind its last one; and whether
+    the instruction's fields hold the distances between lines and positions, and its loops the
+    kernel's columns where they cannot be folded."""
     steps = max(convolution.strides[0], convolution.dilations[0])
     wide = convolution.weights.shape[3] > _MOST_TAPS
     return (
-        source.positions * source.position_pitch < 1 << 22
+        (source.positions == 1 or source.position_pitch >= source.width)
+        and source.positions * source.position_pitch < 1 << 22
         and steps * abs(source.line_pitch) < 1 << 23
         and (not wide or source.position_pitch == source.width)
     )
