@@ -31,6 +31,8 @@ class MachineNode:
         The operator.
     bias
         A following Add of a constant, fused: the constant's name, or "".
+    factor
+        Of a following Mul by a positive number, fused; it multiplies the bias as well.
     least, greatest
         The clip behind it; infinite where nothing clips.
     output
@@ -43,6 +45,7 @@ class MachineNode:
     output: str
     sources: tuple[str, ...]
     bias: str = ""
+    factor: float = 1.0
     least: float = -inf
     greatest: float = inf
 

@@ -1,4 +1,4 @@
-"""Groups canonical nodes: an operator of the machine with the bias and the clip behind it."""
+"""Groups canonical nodes: an operator of the machine with bias, factor and clip behind it."""
 
 from collections.abc import Callable
 from math import inf
@@ -14,9 +14,9 @@ def fuse(
 ) -> tuple[MachineNode | Node, ...]:
     """The graph's nodes in order; those that `operator_of` knows as machine nodes.
 
-    An Add of a constant and a Clip (or Relu) join the operator before them if it takes them
-    (`Operator.biases`, `Operator.clips`), if they alone read its result, and if nobody else sees
-    what is between.
+    An Add of a constant, a Mul by a number and a Clip (or Relu), in this order, join the operator
+    before them if it takes them (`Operator.biases`, `Operator.scales`, `Operator.clips`), if they
+    alone read its result, and if nobody else sees what is between.
     """
     shown = {output.tensor for output in graph.outputs}
     joined: set[str] = set()
@@ -28,13 +28,19 @@ def fuse(
         if operator is None:
             units.append(node)
             continue
-        output, sources, bias = node.outputs[0], node.sources, ""
+        output, sources, bias, factor = node.outputs[0], node.sources, "", 1.0
         least, greatest = -inf, inf
         follower = _only_reader(graph, node, output, shown)
         if operator.biases and follower is not None:
             found = _constant_bias(follower, output, graph)
             if found is not None:
                 bias, output, sources = found, follower.outputs[0], (*sources, *follower.sources)
+                joined.add(follower.name)
+                follower = _only_reader(graph, node, output, shown)
+        if operator.scales and follower is not None:
+            number = _positive_factor(node, follower, output, graph)
+            if number is not None:
+                factor, output, sources = number, follower.outputs[0], (*sources, *follower.sources)
                 joined.add(follower.name)
                 follower = _only_reader(graph, node, output, shown)
         if operator.clips and follower is not None:
@@ -45,7 +51,7 @@ def fuse(
                 joined.add(follower.name)
         units.append(
             MachineNode(
-                node=node, output=output, sources=sources, bias=bias, least=least,
+                node=node, output=output, sources=sources, bias=bias, factor=factor, least=least,
                 greatest=greatest,
             )
         )
@@ -76,7 +82,20 @@ def _constant_bias(node: Node, operand: str, graph: Graph) -> str | None:
     return name if constant.ndim and constant.shape[-1] == shape[-1] else None
 
 
+def _positive_factor(node: Node, follower: Node, operand: str, graph: Graph) -> float | None:
+    """The positive number by which a Mul behind a node of computed operands multiplies it."""
+    if follower.op != "Mul" or any(name in graph.constants for name in node.inputs):
+        return None
+    names = [name for name in follower.inputs if name != operand]
+    constant = graph.constants.get(names[0]) if len(names) == 1 else None
+    shape = graph.types[operand].shape
+    if constant is None or constant.size != 1 or graph.types[follower.outputs[0]].shape != shape:
+        return None
+    factor = float(constant.reshape(-1)[0])
+    return factor if 0 < factor < inf else None
+
+
 def inner_result(unit: MachineNode, graph: Graph) -> str:
-    """The float tensor behind the operator and its bias, before its clip."""
+    """The float tensor behind the operator, its bias and its factor, before its clip."""
     clipped = (unit.least, unit.greatest) != (-inf, inf)
     return graph.producers[unit.output].inputs[0] if clipped else unit.output

@@ -92,6 +92,9 @@ class Operator:
     biases
         Whether an Add of a constant, one value a channel of its last axis, that alone reads its
         result can be part of its layers (`MachineNode.bias`).
+    scales
+        Whether a Mul by a positive number that alone reads its result, where no operand is
+        constant, can be part of its layers (`MachineNode.factor`).
     moves
         Whether it only moves values: it then goes wherever its neighbours are.
     passes
@@ -108,6 +111,7 @@ class Operator:
     wish: Callable[[Node, Graph], Wish] = no_wish
     clips: bool = False
     biases: bool = False
+    scales: bool = False
     moves: bool = False
     passes: int = 1
     channel_axis: int = -1

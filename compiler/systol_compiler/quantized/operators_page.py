@@ -34,6 +34,8 @@ def _section(operator: Operator) -> list[str]:
         facts.append("A Clip (Relu) behind it costs nothing.")
     if operator.biases:
         facts.append("An Add of constants behind it, one a channel, costs nothing.")
+    if operator.scales:
+        facts.append("Of computed operands: a Mul by a number behind it costs nothing.")
     lines += [f"- {fact}" for fact in facts]
     for rule in operator.rules:
         text = rule.text

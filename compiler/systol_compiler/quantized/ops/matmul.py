@@ -36,13 +36,15 @@ class MatMulLayer(Layer):
     Attributes
     ----------
     multiplier, shift
-        scale_a * scale_b / scale_out.
+        factor * scale_a * scale_b / scale_out.
     lo, hi
         Clip of the result's codes.
     bias
         int32 for each element of the last axis, in units of `bias_scale`; or None.
     bias_scale
         scale_a * scale_b.
+    factor
+        Real, of sum and bias.
     fixed
         Whether a is a constant of the graph.
     """
@@ -55,6 +57,7 @@ class MatMulLayer(Layer):
     hi: int
     bias: Array | None = None
     bias_scale: float = 1.0
+    factor: float = 1.0
     fixed: bool = False
 
     def verify(self, tensors: Tensors) -> None:
@@ -197,6 +200,9 @@ class MatMulLayer(Layer):
             scale = np.float64(self.bias_scale)
             value = exporter.node("Add", [value, exporter.constant(
                 (self.bias * scale).astype(np.float32))])[0]
+        if self.factor != 1:
+            factor = exporter.constant(np.array(self.factor, np.float32))
+            value = exporter.node("Mul", [value, factor])[0]
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
     def batched(self, tensors: Tensors) -> bool:
@@ -211,10 +217,10 @@ class MatMulLayer(Layer):
 
 def add_matmul(
     builder: LayerBuilder, a: QTensor, b: QTensor, out: QTensor, *,
-    clip: tuple[int, int] | None = None, bias: Array | None = None,
+    clip: tuple[int, int] | None = None, bias: Array | None = None, factor: float = 1.0,
 ) -> None:
-    """Add the layer out = a x b (+ bias, real [N]); operands are made symmetric where they are
-    not, and narrow where a sum could overflow."""
+    """Add the layer out = factor * (a x b + bias), bias real [N]; operands are made symmetric where
+    they are not, and narrow where a sum could overflow."""
     a, b = (symmetric(builder, tensor) for tensor in (a, b))
     if a.shape[-1] > largest_reduction(a.width, b.width):
         b = symmetric(builder, b, width=8)
@@ -222,7 +228,8 @@ def add_matmul(
         a = symmetric(builder, a, width=8)
     scale = Fraction(a.scale) * Fraction(b.scale)
     name = builder.layer_name()
-    multiplier, shift = normalize_multiplier(scale / Fraction(out.scale), f"layer {name!r}")
+    real = Fraction(factor) * scale / Fraction(out.scale)
+    multiplier, shift = normalize_multiplier(real, f"layer {name!r}")
     lo, hi = clip or out.bounds
     codes = None
     if bias is not None:
@@ -232,7 +239,8 @@ def add_matmul(
         MatMulLayer(
             name=name, inputs=(a.name, b.name), outputs=(out.name,),
             source_nodes=builder.current.sources, multiplier=multiplier, shift=shift, lo=lo, hi=hi,
-            bias=codes, bias_scale=float(scale), fixed=a.name in builder.constants,
+            bias=codes, bias_scale=float(scale), factor=factor,
+            fixed=a.name in builder.constants,
         )
     )
 
@@ -358,12 +366,13 @@ def _build(node: Node, builder: LayerBuilder) -> None:
     add_matmul(
         builder, a, b, out, clip=builder.clip(out),
         bias=builder.graph.constants[bias].reshape(-1) if bias else None,
+        factor=builder.current.factor,
     )
 
 
 OPERATORS = (
     Operator(
-        names=("MatMul",), build=_build, wish=_wish, clips=True, biases=True,
+        names=("MatMul",), build=_build, wish=_wish, clips=True, biases=True, scales=True,
         rules=(
             FLOAT32,
             Rule(check=operands, remedy="reshape the operand to a matrix, or clean the constant"),

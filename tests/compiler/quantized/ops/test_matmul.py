@@ -139,6 +139,19 @@ def test_of_operands_that_lie_backwards(operand: int, axis: int) -> None:
             assert nest.weights.operand.line_pitch >= 0
 
 
+def test_a_factor_multiplies_product_and_bias() -> None:
+    builder = layer_builder()
+    for name, shape in (("a", (2, 6, 5)), ("b", (2, 5, 9))):
+        builder.tensors[name] = QTensor(name=name, shape=shape, scale=0.1, zero_point=0)
+    out = builder.inner((2, 6, 9), 1.5, 0)
+    bias = np.linspace(-40, 40, 9)
+    add_matmul(builder, builder.tensors["a"], builder.tensors["b"], out, bias=bias, factor=0.3)
+    codes = check(built(builder, [out.name]))
+    left, right = (real_of(builder.tensors[name], codes[name]) for name in "ab")
+    wanted = np.clip(0.3 * (left @ right + bias), -128 * 1.5, 127 * 1.5)
+    assert np.abs(real_of(out, codes[out.name]) - wanted).max() <= 0.51 * 1.5
+
+
 def test_attention_needs_no_copies() -> None:
     """Scores transposed, as Softmax wants them, out of queries and keys as they lie."""
     builder = layer_builder()
