@@ -1,5 +1,7 @@
 """Builds: one process builds what several need, in bounded time, and no test's clock counts it."""
 
+import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -168,6 +170,23 @@ def test_a_turn_that_does_not_come_is_an_error(tmp_path: Path) -> None:
     with turn(path, 0.3, lambda: said.append("waits again")):
         pass
     assert said == ["waits"]
+
+
+def test_where_there_are_no_locks_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for number, waits in ((errno.ENOLCK, False), (errno.EOPNOTSUPP, False), (errno.EIO, True)):
+        monkeypatch.setattr("fcntl.flock", lambda *_, number=number: refuse(number))
+        entered = False
+        with contextlib.ExitStack() as stack:
+            if waits:
+                stack.enter_context(pytest.raises(OSError, match="Input/output"))
+            stack.enter_context(turn(tmp_path / "model.lock", 60))
+            entered = True
+        assert entered != waits
 
 
 def test_a_turn_ends_with_its_process(tmp_path: Path) -> None:

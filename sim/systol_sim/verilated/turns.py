@@ -1,5 +1,6 @@
 """Processes that take turns: what one of them builds, the others wait for."""
 
+import errno
 import fcntl
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from systol_hw.errors import MissingToolError
 
 _LOOK_AGAIN_SECONDS = 0.2
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say that have no locks, some of them on a network."""
 
 
 @contextmanager
@@ -42,6 +45,10 @@ def turn(path: Path, seconds: float, waits: Callable[[], None] = lambda: None) -
                 break
             except BlockingIOError:
                 pass
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                break  # two may build the same; either result is whole, and the other's equal
             if time.monotonic() > end:
                 raise MissingToolError(
                     f"another process has been building for more than {seconds:.0f} s and holds "
