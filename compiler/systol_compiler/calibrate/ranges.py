@@ -104,7 +104,8 @@ def _with_room(centers: Floats, counts: Floats, span: Range, count: float) -> fl
     total = float(weights.sum())
     tail = max(_TAIL_LEAST, _TAIL * total)
     if total < 2 * tail:
-        return span[1]
+        # Too few for a tail: about two standard errors of a deviation.
+        return span[1] * min(2.0, 1 + 2 / float(np.sqrt(total))) if total else span[1]
     last = int(np.searchsorted(np.cumsum(weights), tail)) + 1
     begin = float(values[min(last, values.size - 1)])
     excess = float((weights[:last] * (values[:last] - begin)).sum() / weights[:last].sum())

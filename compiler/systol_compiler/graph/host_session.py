@@ -17,6 +17,8 @@ from systol_sim.onnx_runtime import onnxruntime
 
 THREADS_MOST: Final = 4
 _FATAL: Final = 4
+_TWO_ROUNDINGS: Final = "DoubleQDQPairsRemover"
+"""A rewriting that makes one rounding of two with different steps."""
 _LARGE_BYTES: Final = 4096
 """Constants from this size on are handed over where they lie, without a copy in the model."""
 
@@ -74,7 +76,8 @@ class HostSession:
             if self._kept:
                 self._hand_over(options)
             self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
+                model, options, providers=["CPUExecutionProvider"],
+                disabled_optimizers=[] if integer_kernels else [_TWO_ROUNDINGS],
             )
         except Exception as error:  # ONNX Runtime's classes are private to it
             raise UnsupportedModelError(
