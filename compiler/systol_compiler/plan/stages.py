@@ -258,7 +258,11 @@ class _Interleaving:
             ranges = np.array(box.ranges)
             boxes = self.boxes[writer]
             meet = (boxes[:, :, 0] < ranges[:, 1]) & (ranges[:, 0] < boxes[:, :, 1])
-            self.lasts[key] = int(np.flatnonzero(meet.all(axis=1))[-1])
+            last, tiles = int(np.flatnonzero(meet.all(axis=1))[-1]), self.tiles[writer]
+            # What lies in memory is stored unit by unit, behind the last of its channels.
+            while last + 1 < len(tiles) and tiles[last + 1].unit == tiles[last].unit:
+                last += 1
+            self.lasts[key] = last
         return self.lasts[key]
 
     def _led(self, unit: Box, writer: int, *, behind: bool) -> bool:
