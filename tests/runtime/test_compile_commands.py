@@ -146,7 +146,7 @@ def test_the_demo_is_as_accurate_as_float_and_its_files_run_again(
     assert accuracy["float"] > 0.97
     assert abs(accuracy["int8"] - accuracy["float"]) <= 0.01
     again = tmp_path / "again.json"
-    binary, images = tmp_path / f"mnist_{model}.elf", tmp_path / "images.npz"
+    binary, images = tmp_path / f"mnist_{model}.edge16.elf", tmp_path / "images.npz"
     assert run("run", binary, "--input", images, "--counters", again) == 0
     report = json.loads(again.read_text())
     for name in ("cycles", "units", "array", "scalars", "layers"):
@@ -156,7 +156,7 @@ def test_the_demo_is_as_accurate_as_float_and_its_files_run_again(
 def test_the_demo_prints_what_a_newcomer_looks_for(tmp_path: Path, capsys: Captured) -> None:
     assert run("demo", "--images", 50, "--directory", tmp_path) == 0
     out, err = capsys.readouterr()
-    assert f"systol check {tmp_path / 'mnist_mlp.elf'}" in err
+    assert f"systol check {tmp_path / 'mnist_mlp.edge16.elf'}" in err
     for text in ("float32, ONNX Runtime", "int8, Systol", "cycles per image", "at 50 MHz",
                  "useful MACs", "array active", "weight stall"):  # fmt: skip
         assert text in out

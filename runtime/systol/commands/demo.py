@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         print()
         rows = [(key, tables.number(value)) for key, value in agreement.items()]
         print_table(("sim and RTL agree", ""), rows)
-    _print_commands(name, files)
+    _print_commands(name, options.batch, files)
     return 0
 
 
@@ -147,16 +147,17 @@ def _accuracy(logits: Array, labels: Array) -> float:
 def _leave(
     directory: Path, name: str, model: CompiledModel, images: Array, report: dict[str, Any]
 ) -> dict[str, Path]:
-    """Write what the next commands start from."""
+    """Write what the next commands start from; binary and counters named by the machine, too."""
+    stem = f"{name}.{model.arch.name}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{directory} cannot be made: {error.strerror or error}") from error
     files = {
-        "binary": directory / f"{name}.elf",
+        "binary": directory / f"{stem}.elf",
         "images": directory / "images.npz",
         "calibration": directory / "calibration.npz",
-        "counters": directory / f"{name}.json",
+        "counters": directory / f"{stem}.json",
     }
     model.save(files["binary"])
     write_arrays(files["images"], {_INPUT: images})
@@ -165,11 +166,12 @@ def _leave(
     return files
 
 
-def _print_commands(name: str, files: dict[str, Path]) -> None:
+def _print_commands(name: str, batch: int, files: dict[str, Path]) -> None:
     binary, counters = files["binary"], files["counters"]
     trace = binary.with_suffix(".trace.json")
     other = binary.with_suffix(".again.json")
-    nano = binary.with_suffix(".nano.elf")
+    machine = "edge16" if binary.stem.endswith(".nano") else "nano"
+    compiled = binary.with_name(f"{name}.{machine}.elf")
     systol = _program()
     say("\nGo on with:")
     for command in (
@@ -178,8 +180,8 @@ def _print_commands(name: str, files: dict[str, Path]) -> None:
         [*systol, "compare", counters, other],
         [*systol, "disasm", binary],
         [*systol, "check", binary],
-        [*systol, "compile", bundled.model_path(name), "--arch", "nano",
-         "--calibration", files["calibration"], "-o", nano],
+        [*systol, "compile", bundled.model_path(name), "--arch", machine, "--batch", str(batch),
+         "--calibration", files["calibration"], "-o", compiled],
         ["readelf", "-S", "-s", binary],
     ):  # fmt: skip
         say(f"  {shlex.join(str(word) for word in command)}")

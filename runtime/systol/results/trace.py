@@ -1,5 +1,5 @@
 """Execution traces for Chrome's tracing viewer and Perfetto: tracks by unit, a slice an
-instruction, named by the layer that it computes.
+instruction, named by its operation and the layer that it computes.
 
 Slices of one track must not overlap in part: Perfetto drops those that do. So a unit with several
 instructions in flight has further tracks, and a slice takes the first that is free.
@@ -24,9 +24,10 @@ def make_trace(result: RunRecord) -> dict[str, Any]:
     """The first run of every machine segment, one process a segment, times at the machine's clock.
 
     A slice runs from an instruction's start cycle to its end cycle, both included. It has the name
-    of its layer in the binary's debug map, or of its operation if it belongs to none; its arguments
-    give the cycles and name the model's nodes. An interrupt is an instant, too, in the cycle of its
-    execution. Times are rounded down to nanoseconds, which is what viewers count in.
+    of its operation, and beside it that of its layer in the binary's debug map, if it belongs to
+    one; its arguments give the cycles and name the model's nodes. An interrupt is an instant, too,
+    in the cycle of its execution. Times are rounded down to nanoseconds, which is what viewers
+    count in.
 
     Nothing in it says which backend counted: traces of one binary and input are equal.
 
@@ -66,9 +67,10 @@ def make_trace(result: RunRecord) -> dict[str, Any]:
             layer = layers.get(pc)
             begin, after = (_nanoseconds(cycle, result.model.arch) for cycle in (start, end + 1))
             place = {"pid": process, "tid": _take_track(tracks[item.unit], item.unit, start, end)}
+            operation = item.operation.name
             slices.append(
                 {
-                    "name": layer.layer if layer else item.operation.name,
+                    "name": f"{operation} {layer.layer}" if layer else operation,
                     "cat": item.operation.name,
                     "ph": "X",
                     "ts": begin / _NANOSECONDS_IN_MICROSECOND,

@@ -118,9 +118,11 @@ def test_slices_of_one_track_never_overlap(clock_hz: int) -> None:
 
 def test_slices_have_the_names_of_the_debug_map(result: ModelResult) -> None:
     slices = events(result, "X")
-    assert [event["name"] for event in slices[:6]] == ["read x"] * 2 + ["linear"] * 3 + [
-        slices[5]["cat"]
-    ], "what belongs to no layer has its operation's name"
+    layers = ["read x"] * 2 + ["linear"] * 3
+    names = [f"{event['cat']} {layer}" for event, layer in zip(slices, layers, strict=False)]
+    assert [event["name"] for event in slices[:6]] == [*names, slices[5]["cat"]], (
+        "what belongs to no layer has its operation's name alone"
+    )
     assert slices[0]["args"]["source_nodes"] == []
     assert slices[2]["args"]["source_nodes"] == ["/fc/Gemm", "/Relu"]
     code = result.segments[0].segment.program.code
