@@ -19,7 +19,7 @@ from systol_sim.verilated.turns import turn
 
 ROOT = Path(__file__).parents[2]
 
-# Under the clock of the suite itself, or under pytest-timeout's own, these tests of ten would be:
+# Each has a second of its own.
 TIMED_TESTS = """
 import time
 import pytest
@@ -54,14 +54,14 @@ def test_hangs_after_a_build():
 """
 
 
-def _timed_out(folder: Path, conftest: str) -> tuple[set[str], str]:
+def _timed_out(folder: Path, conftest: str, *options: str) -> tuple[set[str], str]:
     """Which of TIMED_TESTS run out of time under `conftest`, and what pytest prints."""
     (folder / "conftest.py").write_text(conftest)
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_timed.py").write_text(TIMED_TESTS)
     path = os.pathsep.join([str(ROOT / name) for name in ("hw", "sim", "tests/shared")])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider"],
+        [sys.executable, "-P", "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *options],
         cwd=folder, env={**os.environ, "PYTHONPATH": path},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
@@ -69,10 +69,11 @@ def _timed_out(folder: Path, conftest: str) -> tuple[set[str], str]:
     return {line.split("::")[1].split()[0] for line in lines if "Timeout" in line}, done.stdout
 
 
-def test_a_build_is_no_part_of_a_tests_clock(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "two processes"])
+def test_a_build_is_no_part_of_a_tests_clock(tmp_path: Path, options: tuple[str, ...]) -> None:
     hooks = "from build_clock import pytest_configure, pytest_timeout_set_timer\n"
     hanging = {"test_hangs", "test_hangs_after_a_build"}
-    found, printed = _timed_out(tmp_path, hooks)
+    found, printed = _timed_out(tmp_path, hooks, *options)
     assert (found, "2 passed" in printed) == (hanging, True), printed
 
 

@@ -163,7 +163,7 @@ def test_what_failed_is_kept_and_counted(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["npz", "toml", "text", "counters", "state"])
 def test_no_mutant_does_harm(door: str, tmp_path: Path) -> None:
-    """A share of `make attack`; the seed changes with the code's own, to go on finding."""
-    found: dict[str, Tally] = dict(attack([door], 300, 20, tmp_path))
-    assert found[door].cases == 300
+    """The first of `make attack`, which goes on with other seeds."""
+    found: dict[str, Tally] = dict(attack([door], 60, 20, tmp_path))
+    assert found[door].cases == 60
     assert found[door].failures == []
