@@ -1,21 +1,26 @@
 """LRN: x / (bias + alpha / size * (squares of neighbouring channels)) ** beta.
 
-Squares have 16 bits; their sums over channels are a product with a band of ones; the power is
-looked up in a table for each range that the sum can be in (`ranged_sum`).
+Squares are looked up; their sums over channels are a product with a band of ones; the power is
+looked up once more, and multiplies x. All of that has 8 bits where the result does not show it
+(`lrn_precision`); 16-bit sums whose range is too wide for a table have one for each part of it
+(`ranged_sum`). Where the power hardly varies it is a constant.
 """
 
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.numbers.limits import INT16_LIMIT, Array
+from systol_compiler.numbers.limits import INT8_MIN, Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.operator import COMPUTED_DATA, FLOAT32, Operator, Rule
 from systol_compiler.quantized.ops.channel_sets import add_channel_sets
 from systol_compiler.quantized.ops.elementwise import add_elementwise, reach
-from systol_compiler.quantized.ops.expression import Step
+from systol_compiler.quantized.ops.expression import Expression, Step
+from systol_compiler.quantized.ops.lrn_precision import Response, Widths
 from systol_compiler.quantized.ops.ranged_sum import add_ranged, ranges
 from systol_compiler.quantized.ops.reduce import add_squares
+from systol_compiler.quantized.ops.rescale import add_rescale
+from systol_compiler.quantized.ops.table import add_table
 
 _DEFAULTS = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
 """Ref: ONNX operator LRN, version 13."""
@@ -35,24 +40,53 @@ def neighbours(channels: int, size: int) -> Array:
 
 def _build(node: Node, builder: LayerBuilder) -> None:
     x, out = builder.tensor(node.inputs[0]), builder.output()
-    size = int(node.attributes["size"])
-    bias, beta = _attribute(node, "bias"), _attribute(node, "beta")
-    factor = _attribute(node, "alpha") / size
+    clip, size = builder.clip(out), int(node.attributes["size"])
     members = neighbours(x.shape[1], size)
-    squares = add_squares(builder, x)
-    most = int(members.sum(axis=1).max()) * max(map(abs, reach(x))) ** 2
+    response = Response(
+        bias=_attribute(node, "bias"), beta=_attribute(node, "beta"),
+        share=_attribute(node, "alpha") / size, most=int(members.sum(axis=1).max()),
+        largest=max(map(abs, reach(x))), step=out.scale,
+    )
+    if response.constant:
+        middle = sum(response.factors) / 2
+        add_rescale(builder, x, out, factor=middle, clip=clip, suffix="product")
+        return
+    widths = response.widths(x.width)
+    factor = _add_factor(builder, x, members, response, widths)
+    add_elementwise(builder, "Mul", x, factor, out, clip=clip, suffix="product")
+
+
+def _add_factor(
+    builder: LayerBuilder, x: QTensor, members: Array, response: Response, widths: Widths | None
+) -> QTensor:
+    """Add the layers of what multiplies `x`; without `widths` sums are taken range by range."""
+    bias, greatest = response.bias, response.greatest
+    spans = [(bias, bias + greatest)] if widths else ranges(bias, bias + greatest)
+    widths = widths or Widths(squares=16, sums=16, factor=16)
+    squares = add_squares(builder, x, widths.squares)
+    factor = builder.inner(
+        x.shape, response.factor_step(widths.factor), _zero_point(widths.factor), widths.factor
+    )
+    power = Step(op="Pow", inputs=(0, -response.beta))
 
     def add(part: QTensor, offset: float) -> None:
         add_channel_sets(
-            builder, squares, part, members, axis=1, factor=factor, offset=offset - bias
+            builder, squares, part, members, axis=1, factor=response.share, offset=offset - bias
         )
 
-    spans = ranges(bias, bias + factor * most)
-    ends = [end**-beta for end in (bias, spans[-1][1])]
-    shares = builder.inner(x.shape, 1.05 * max(ends) / INT16_LIMIT, 0, 16)
-    power = (Step(op="Pow", inputs=(0, -beta)),)
-    add_ranged(builder, add, x.shape, power, spans, shares, suffix="power")
-    add_elementwise(builder, "Mul", x, shares, out, clip=builder.clip(out), suffix="product")
+    if widths.sums == 16:
+        add_ranged(builder, add, x.shape, (power,), spans, factor, suffix="power")
+        return factor
+    sums = builder.inner(x.shape, response.sum_step(8), _zero_point(8))
+    add(sums, bias)
+    shifted = (Step(op="Add", inputs=(0, bias)), Step(op="Pow", inputs=(1, -response.beta)))
+    add_table(builder, Expression(shifted), sums, factor, suffix="power")
+    return factor
+
+
+def _zero_point(width: int) -> int:
+    """Of tensors that are never negative."""
+    return INT8_MIN if width == 8 else 0
 
 
 def sane_numbers(node: Node, graph: Graph) -> str | None:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import prod
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.numbers.limits import ACCUMULATOR_LIMIT, INT16_LIMIT
+from systol_compiler.numbers.limits import ACCUMULATOR_LIMIT, INT8_MIN, INT16_LIMIT
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.operator import (
@@ -46,10 +46,12 @@ def reduced_axes(node: Node, graph: Graph) -> tuple[int, ...] | None:
     return tuple(sorted(int(axis) % rank for axis in axes)) or tuple(range(rank))
 
 
-def add_squares(builder: LayerBuilder, x: QTensor) -> QTensor:
-    """The squares of `x`, with 16 bits for the greatest possible one."""
+def add_squares(builder: LayerBuilder, x: QTensor, width: int = 16) -> QTensor:
+    """The squares of `x`, with all of `width` bits for the greatest possible one."""
     largest = max(map(abs, reach(x)))
-    squares = builder.inner(x.shape, largest * largest / INT16_LIMIT * (1 + 2**-20), 0, 16)
+    steps, zero_point = (255, INT8_MIN) if width == 8 else (INT16_LIMIT, 0)
+    scale = largest * largest / steps * (1 + 2**-20)
+    squares = builder.inner(x.shape, scale, zero_point, width)
     if x.width == 8:
         square = Expression((Step(op="Mul", inputs=(0, 0)),))
         add_table(builder, square, x, squares, suffix="square")
