@@ -270,7 +270,9 @@ def _machine_segment(part: MachinePart, result: BackendResult) -> MachineSegment
 
 
 def _binding(item: EmittedBinding) -> Binding:
-    return Binding(tensor=item.tensor, window=item.window, order=item.order)
+    return Binding(
+        tensor=item.tensor, window=item.window, offset_bytes=item.offset_bytes, order=item.order
+    )
 
 
 def _assemble(

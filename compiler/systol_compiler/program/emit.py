@@ -8,25 +8,27 @@ import numpy as np
 from systol_compiler.nests.buffer import Buffer, Home
 from systol_compiler.nests.nest import Nest
 from systol_compiler.plan.memory_plan import MemoryPlan, streamed_homes
-from systol_compiler.program.order import Schedule
+from systol_compiler.program.order import Schedule, WindowPlace
 from systol_compiler.program.tokens import BARRIER, synchronize
 from systol_compiler.program.weight_image import WeightImage
 from systol_hw.arch import TAGS, WINDOWS, Arch
 from systol_hw.assembly import format_word
-from systol_hw.errors import UnsupportedModelError
 from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
 
+WINDOW_ALIGNMENT = 64
+"""Tensors that share a window begin at multiples of this."""
 _TRANSFERS = (Unit.LOAD, Unit.STORE, Unit.CONTROL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmittedBinding:
-    """A quantized tensor in a host window of its own, in the memory order `order` of its axes."""
+    """A quantized tensor in a host window, in the memory order `order` of its axes."""
 
     tensor: str
     window: str
+    offset_bytes: int
     order: tuple[int, ...]
 
 
@@ -60,27 +62,42 @@ class EmittedProgram:
         return "\n".join(lines)
 
 
-def choose_windows(plan: MemoryPlan) -> dict[str, int]:
-    """A host window for each buffer that crosses between host and machine, by buffer name.
-
-    Raises
-    ------
-    UnsupportedModelError
-        There are more of them than windows.
-    """
+def choose_windows(plan: MemoryPlan) -> dict[str, WindowPlace]:
+    """Where each buffer that crosses between host and machine lies in the host's windows, by buffer
+    name: in a window of its own, or, where there are more of them than windows, inputs together in
+    one and outputs in another."""
     network = plan.network
-    crossing = [*network.of_home(Home.INPUT), *network.of_home(Home.OUTPUT)]
-    if len(crossing) > WINDOWS:
-        names = ", ".join(buffer.tensor for buffer in crossing)
-        raise UnsupportedModelError(
-            f"graph {network.name!r}: at most {WINDOWS} tensors can cross between host and machine "
-            f"in one segment, but {len(crossing)} do ({names}); join inputs or outputs"
-        )
-    return {buffer.name: index for index, buffer in enumerate(crossing)}
+    inputs, outputs = network.of_home(Home.INPUT), network.of_home(Home.OUTPUT)
+    crossing = [*inputs, *outputs]
+    if len(crossing) <= WINDOWS:
+        return {
+            buffer.name: WindowPlace(index=index, name=buffer.name)
+            for index, buffer in enumerate(crossing)
+        }
+    batch = sum(group.network.images for group in plan.groups)
+    places: dict[str, WindowPlace] = {}
+    for index, (name, buffers) in enumerate((("inputs", inputs), ("outputs", outputs))):
+        offset = 0
+        for buffer in buffers:
+            places[buffer.name] = WindowPlace(index=index, name=name, offset_bytes=offset)
+            size = _window_bytes(buffer, network.images, batch)
+            offset += -(-size // WINDOW_ALIGNMENT) * WINDOW_ALIGNMENT
+    return places
+
+
+def _windows(plan: MemoryPlan, places: Mapping[str, WindowPlace]) -> tuple[Window, ...]:
+    network = plan.network
+    batch = sum(group.network.images for group in plan.groups)
+    sizes: dict[str, int] = {}
+    for name, place in places.items():
+        end = place.offset_bytes + _window_bytes(network.buffers[name], network.images, batch)
+        sizes[place.name] = max(end, sizes.get(place.name, 0))
+    return tuple(Window(name=name, size_bytes=size) for name, size in sizes.items())
 
 
 def emit(
-    plan: MemoryPlan, order: Schedule, image: WeightImage, windows: Mapping[str, int], arch: Arch
+    plan: MemoryPlan, order: Schedule, image: WeightImage, windows: Mapping[str, WindowPlace],
+    arch: Arch,
 ) -> EmittedProgram:
     """The program of `order`."""
     bare = [item.instruction for item in order.items]
@@ -109,21 +126,17 @@ def emit(
     code.append(instruction("halt"))
     network = plan.network
     padding = np.zeros(image.end - image.data.size, np.uint8)
-    batch = sum(group.network.images for group in plan.groups)
     program = make_program(
         arch,
         code,
         weight_image=np.concatenate([image.data, padding]) if padding.size else image.data,
         spare_weight_bytes=_spare(plan),
-        windows=tuple(
-            Window(name=buffer.name, size_bytes=_window_bytes(buffer, network.images, batch))
-            for buffer in (network.buffers[name] for name in windows)
-        ),
+        windows=_windows(plan, windows),
     )
     return EmittedProgram(
         program=program,
-        inputs=_bindings(network.of_home(Home.INPUT)),
-        outputs=_bindings(network.of_home(Home.OUTPUT)),
+        inputs=_bindings(network.of_home(Home.INPUT), windows),
+        outputs=_bindings(network.of_home(Home.OUTPUT), windows),
         layers=tuple(ranges),
     )
 
@@ -141,9 +154,15 @@ def _window_bytes(buffer: Buffer, images: int, batch: int) -> int:
     return plane if buffer.planes == 1 else -(-plane // 64) * 64 + plane
 
 
-def _bindings(buffers: tuple[Buffer, ...]) -> tuple[EmittedBinding, ...]:
+def _bindings(
+    buffers: tuple[Buffer, ...], places: Mapping[str, WindowPlace]
+) -> tuple[EmittedBinding, ...]:
     return tuple(
-        EmittedBinding(tensor=b.tensor, window=b.name, order=b.order) for b in buffers
+        EmittedBinding(
+            tensor=b.tensor, window=places[b.name].name,
+            offset_bytes=places[b.name].offset_bytes, order=b.order,
+        )
+        for b in buffers
     )
 
 

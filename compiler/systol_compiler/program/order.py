@@ -45,6 +45,15 @@ LATE = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowPlace:
+    """Where a buffer lies in the host's windows: which, by number and name, and from where."""
+
+    index: int
+    name: str
+    offset_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
     """Choices that the cost model decides.
 
@@ -112,7 +121,7 @@ class Schedule:
 
 
 def schedule(
-    plan: MemoryPlan, image: WeightImage, windows: Mapping[str, int], arch: Arch,
+    plan: MemoryPlan, image: WeightImage, windows: Mapping[str, WindowPlace], arch: Arch,
     options: ScheduleOptions,
 ) -> Schedule:
     """The program order of all groups.
@@ -120,7 +129,7 @@ def schedule(
     Parameters
     ----------
     windows
-        Number of the host window of each input and output buffer.
+        Where in the host's windows each input and output buffer lies.
     """
     items: list[ScheduledItem] = []
     images = 0
@@ -161,7 +170,7 @@ class _Pinned:
 class _GroupWriter:
     def __init__(
         self, plan: MemoryPlan, number: int, group: GroupPlan, image: WeightImage,
-        windows: Mapping[str, int], arch: Arch, options: ScheduleOptions,
+        windows: Mapping[str, WindowPlace], arch: Arch, options: ScheduleOptions,
         images: tuple[int, int], pinned: _Pinned,
     ) -> None:
         self.plan, self.number, self.group, self.image = plan, number, group, image
@@ -324,8 +333,9 @@ class _GroupWriter:
             # A window holds the whole batch, plane by plane.
             image = buffer.plane_bytes // self.group.network.images
             whole = -(-image * self.batch // 64) * 64
-            address = self.images_before * image + high * whole
-            return "write_host" if store else "read_host", address, self.windows[name]
+            place = self.windows[name]
+            address = place.offset_bytes + self.images_before * image + high * whole
+            return "write_host" if store else "read_host", address, place.index
         if buffer.home is Home.CONSTANT:
             address = self.image.constants[name]
         else:

@@ -25,6 +25,7 @@ def run_both(network: RandomNetwork, batch: int, arch: Arch, choice: Choice) -> 
     for binding in result.emitted.inputs:
         codes = rng.integers(-128, 128, tensors[binding.tensor].shape).astype(np.int8)
         values[binding.tensor] = codes
+        assert binding.offset_bytes == 0
         contents[binding.window] = byte_planes(codes.transpose(binding.order), 8)
     expected = interpret(network.lower(batch), tensors, values, arch)
     outcome = simulator.run(result.emitted.program, contents, values=True, checked=True)
