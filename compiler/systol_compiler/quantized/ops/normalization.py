@@ -29,8 +29,8 @@ _FINEST = 256
 """Half steps of 8 bits in the greatest magnitude; in a range of both signs twice as many."""
 _SHORT = 32
 """Rows of fewer elements have variances that few squares decide: those of 8 bits are finer too."""
-_RATIO = 24.0
-"""Widest range of a table: 1/sqrt is off by 8e-4 of itself at most."""
+_RATIO = 41.0
+"""Widest range of a table: 1/sqrt is off by 2.4e-3 of itself at most, where the range begins."""
 _STEPS = 2.0
 """Steps of the squares that a variance must have: fewer round to 0 too often."""
 _LARGEST_FACTOR = 1 << 16
