@@ -91,6 +91,10 @@ class NestBuilder:
         """Whether the tensor has a place already."""
         return name in self._claims or name in self._views
 
+    def promised(self, name: str) -> View | None:
+        """The place that another tensor's layer offers for `name`, if one does."""
+        return self.place(name) if name in self._claims else None
+
     def place(self, name: str) -> View:
         """A place for the tensor `name`, which the caller's nests then write: part of another
         tensor's buffer if that claims it, else a buffer of its own in the tensor's order."""

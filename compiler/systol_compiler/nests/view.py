@@ -84,6 +84,15 @@ class View:
             ),
         )
 
+    def coincides(self, other: "View") -> bool:
+        """Whether every element lies where that of `other` does."""
+        return (self.buffer, self.offset, self.shape) == (
+            other.buffer, other.offset, other.shape
+        ) and all(
+            own == theirs or size == 1
+            for size, own, theirs in zip(self.shape, self.strides, other.strides, strict=True)
+        )
+
     def is_packed(self, order: Sequence[int]) -> bool:
         """Whether the elements lie without gaps in the memory order `order` of the axes."""
         stride = 1

@@ -97,7 +97,7 @@ class Concat(Layer):
         builder.place(self.outputs[0])
         for name, place in self._places(builder):
             target, view = place(), builder.view(name)
-            if view != target:
+            if not view.coincides(target):
                 builder.elementwise(Copy(), target, view)
 
     def export(self, exporter: QdqExporter) -> None:

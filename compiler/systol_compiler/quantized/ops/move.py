@@ -3,10 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
+from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -49,10 +52,33 @@ class Move(Layer):
         return [np.ascontiguousarray(part).reshape(shape)
                 for part, shape in zip(self.moved(values[0], shapes), shapes, strict=True)]
 
+    def origin(self, result: View, shape: tuple[int, ...]) -> View | None:
+        """Where an operand of `shape` lies of which the one result is the view `result`, if this
+        move is a view that can be undone."""
+        return None
+
+    def claim(self, builder: NestBuilder) -> None:
+        # What is to lie in a larger tensor can be written there, before it is moved.
+        name = self.inputs[0]
+        place = builder.promised(self.outputs[0]) if len(self.outputs) == 1 else None
+        if place is None or builder.claimed(name):
+            return
+        origin = self.origin(place, builder.tensor(name).shape)
+        if origin is not None and lies_in(origin, builder.orders[name]):
+            found = origin
+            builder.claim(name, lambda: found)
+
     def export(self, exporter: QdqExporter) -> None:
         values = self.export_move(exporter, exporter.real(self.inputs[0]))
         for name, value in zip(self.outputs, values, strict=True):
             exporter.result(name, value)
+
+
+def lies_in(view: View, order: Sequence[int]) -> bool:
+    """Whether the axes lie in memory in `order`, the innermost one without gaps."""
+    strides = [view.strides[axis] for axis in order if view.shape[axis] != 1]
+    falling = all(outer > inner for outer, inner in pairwise(strides))
+    return not strides or (falling and strides[-1] == 1)
 
 
 def move_names(node: Node, builder: LayerBuilder) -> tuple[str, str]:

@@ -75,7 +75,7 @@ class Pad(Move):
 
     def lower(self, builder: NestBuilder) -> None:
         inner, source = self._inner(builder), builder.view(self.inputs[0])
-        if source != inner:
+        if not source.coincides(inner):
             builder.elementwise(Copy(), inner, source)
         shape = builder.tensor(self.inputs[0]).shape
         whole = builder.place(self.outputs[0])

@@ -69,6 +69,9 @@ class Reshape(Move):
             return
         copy_reshaped(builder, builder.place(self.outputs[0]), source)
 
+    def origin(self, result: View, shape: Shape) -> View | None:
+        return result.reshape(shape)
+
     def batched(self, tensors: Tensors) -> bool:
         source, output = (tensors[name].shape for name in (*self.inputs, *self.outputs))
         return bool(source) and bool(output) and source[0] == output[0]

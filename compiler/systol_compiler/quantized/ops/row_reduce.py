@@ -241,12 +241,13 @@ class RowSum(RowReduction):
         if channels[1][0] != 1 or weights is None:
             order = self._order(source)
             source = builder.packed(source, order)
-            target = out
-            if channels[1][0] != 1:
-                target = builder.scratch(out.shape, order, 8 * out.planes)
-            loops = self._kept_loops(target, source)
-            channels = loops.pop() if loops else (1, (1, 1))
-            weights = _row_weights(source, self.axes, channels)
+            # In a place whose axes lie in another order rows do not meet: copied there then.
+            for target in (out, builder.scratch(out.shape, order, 8 * out.planes)):
+                loops = self._kept_loops(target, source)
+                channels = loops.pop() if loops else (1, (1, 1))
+                weights = _row_weights(source, self.axes, channels)
+                if weights is not None and channels[1][0] == 1:
+                    break
             assert weights is not None and channels[1][0] == 1, (target, source)
             self._sums(builder, target, source, loops, weights)
             if target is not out:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from systol_compiler.graph.float_graph import Node
 from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
@@ -41,6 +42,10 @@ class Transpose(Move):
 
     def lower(self, builder: NestBuilder) -> None:
         builder.alias(self.outputs[0], builder.view(self.inputs[0]).transpose(self.permutation))
+
+    def origin(self, result: View, shape: tuple[int, ...]) -> View | None:
+        axes = range(len(self.permutation))
+        return result.transpose([self.permutation.index(axis) for axis in axes])
 
     def batched(self, tensors: Tensors) -> bool:
         return bool(self.permutation) and self.permutation[0] == 0

@@ -11,7 +11,9 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder, Numbers
 from systol_compiler.quantized.ops.concat import Concat
 from systol_compiler.quantized.ops.rescale import add_rescale
+from systol_compiler.quantized.ops.reshape import Reshape
 from systol_compiler.quantized.ops.slice import Range, add_slices
+from systol_compiler.quantized.ops.transpose import Transpose
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 
@@ -165,3 +167,51 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     tensors["b"] = QTensor(name="b", shape=(2, 3), scale=2.0, zero_point=0)
     with pytest.raises(InputError, match="have its numbers"):
         layer.verify(tensors)
+
+
+def test_producers_write_their_part_through_views() -> None:
+    case = Network(order=(0, 1, 2, 3))
+    first, second = case.made(), case.made()
+    flat = case.builder.inner((2, 8, 15), case.scale, 0)
+    case.builder.add(
+        Reshape(name="flat", inputs=(first.name,), outputs=(flat.name,), source_nodes=())
+    )
+    turned = case.builder.inner((2, 15, 8), case.scale, 0)
+    case.builder.add(
+        Transpose(name="turn", inputs=(flat.name,), outputs=(turned.name,), source_nodes=(),
+                  permutation=(0, 2, 1))
+    )
+    other = case.builder.inner((2, 8, 15), case.scale, 0)
+    case.builder.add(
+        Reshape(name="other", inputs=(second.name,), outputs=(other.name,), source_nodes=())
+    )
+    wide = case.builder.inner((2, 15, 8), case.scale, 0)
+    case.builder.add(
+        Transpose(name="wide", inputs=(other.name,), outputs=(wide.name,), source_nodes=(),
+                  permutation=(0, 2, 1))
+    )
+    case.made(case.joined(turned, wide, axis=1))
+    assert case.check()[1] == 0
+
+
+def test_a_part_with_axes_of_one_element_is_not_copied_onto_itself() -> None:
+    builder = layer_builder()
+    x = QTensor(name="x", shape=(1, 64), scale=0.5, zero_point=0)
+    builder.tensors["x"] = x
+    parts = []
+    for name in "ab":
+        made = builder.inner((1, 64), 0.5, 0)
+        add_rescale(builder, x, made, factor=-1)
+        image = builder.inner((1, 1, 64), 0.5, 0)
+        builder.add(
+            Reshape(name=name, inputs=(made.name,), outputs=(image.name,), source_nodes=())
+        )
+        parts.append(image.name)
+    whole = builder.inner((1, 2, 64), 0.5, 0)
+    builder.add(
+        Concat(name="join", inputs=tuple(parts), outputs=(whole.name,), source_nodes=(), axis=1)
+    )
+    graph = built(builder)
+    check(graph)
+    (network,) = lowered(graph, PRESETS["edge32"])
+    assert [nest.layer for nest in network.nests] == ["node", "node.2"]

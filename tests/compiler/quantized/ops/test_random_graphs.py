@@ -16,8 +16,8 @@ def test_nests_compute_what_layers_define(seed: int) -> None:
     check(quantized, seed=seed)
 
 
-# 353: a convolution over columns that all repeat one.
-@pytest.mark.parametrize("seed", [*range(12), 353])
+# 353: a convolution over columns that all repeat one. 5064: a sum into another order of axes.
+@pytest.mark.parametrize("seed", [*range(12), 353, 5064])
 def test_among_products_pools_and_normalizations(seed: int) -> None:
     graph = RandomGraph(seed)
     while not graph.nodes:
