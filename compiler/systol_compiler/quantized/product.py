@@ -1,6 +1,7 @@
 """What layers with constant weights have in common: weights, bias and requantization."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from systol_compiler.numbers.arithmetic import (
     INT16_REACH,
     prove_no_overflow,
     requantize,
+    weight_sums,
 )
 from systol_compiler.numbers.limits import (
     MULTIPLIER_MAX,
@@ -67,16 +69,16 @@ class Product(Layer):
         """The weights with the output channels as the first axis."""
         return self.weights
 
+    @cached_property
     def weight_totals(self) -> Array:
         """Sum of each output channel's weights: int64 [O]."""
-        flat = self.outputs_first.reshape(len(self.bias), -1)
-        totals: Array = flat.sum(axis=1, dtype=np.int64)
-        return totals
+        positive, negative = weight_sums(self.outputs_first)
+        return positive - negative
 
     def folded_bias(self, source: QTensor) -> Array:
         """The bias for activations as they are stored: less `zero_point * sum(weights)`, int64."""
         wide = self.bias.astype(np.int64)
-        return wide - source.zero_point * self.weight_totals() if source.zero_point else wide
+        return wide - source.zero_point * self.weight_totals if source.zero_point else wide
 
     def finish(self, total: Array, target: QTensor) -> Array:
         """Results of sums, bias included, whose last axis is the output channels."""

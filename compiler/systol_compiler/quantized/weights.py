@@ -13,6 +13,7 @@ from systol_compiler.numbers.arithmetic import (
     INT16_REACH,
     accumulator_bounds,
     normalize_multipliers,
+    weight_sums,
 )
 from systol_compiler.numbers.limits import (
     ACCUMULATOR_LIMIT,
@@ -79,7 +80,8 @@ def quantize_weights(
     reach = INT8_REACH if source.width == 8 else INT16_REACH
     while True:
         integers = exact_bias(bias, source.scale, rounded)
-        total = integers - source.zero_point * codes.sum(axis=1, dtype=np.int64)
+        positive, negative = weight_sums(codes)
+        total = integers - source.zero_point * (positive - negative)
         least, greatest = accumulator_bounds(codes, total, reach)
         magnitude = np.maximum(-least, greatest)
         wrong = np.flatnonzero(magnitude >= ACCUMULATOR_LIMIT)
