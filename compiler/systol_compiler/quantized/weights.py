@@ -136,7 +136,8 @@ def _squared_errors(
 ) -> Array:
     scaled, codes = work
     scales = most * ratios / INT8_MAX
-    np.multiply(piece, (1 / np.maximum(scales, _SMALLEST_SCALE)).astype(np.float32)[:, None], out=scaled)
+    factors = (1 / np.maximum(scales, _SMALLEST_SCALE)).astype(np.float32)
+    np.multiply(piece, factors[:, None], out=scaled)
     np.rint(scaled, out=codes)
     np.clip(codes, -INT8_MAX, INT8_MAX, out=codes)
     np.subtract(scaled, codes, out=scaled)
