@@ -41,9 +41,10 @@ def form_stages(network: LoweredNetwork) -> tuple[Stage, ...]:
     """Cuts the network into stages.
 
     A vector nest joins the stage of the nest before it if it reads what that stage writes. A
-    matrix nest joins if its output rows are the stage's and it needs no other rows than those
-    of what it reads, as 1x1 convolutions do (not linear layers, which run in one band); or if the vector nest behind it joins its result
-    with the stage's, as a shortcut's convolution and the main branch's.
+    matrix nest joins if its output rows are the stage's and it needs no other rows than those of
+    what it reads, as 1x1 convolutions do (not linear layers, which run in one band); or if the
+    vector nest behind it joins its result with the stage's, as a shortcut's convolution and the
+    main branch's.
     """
     stages: list[list[int]] = []
     written: set[str] = set()

@@ -226,13 +226,15 @@ class TaskBuilder:
         if tile.box.bytes[0] > 0:
             return
         rows = self.arch.rows
+        # Rows behind the last line are padding.
+        lines = needs(nest, tile)[0].lines
         seen: set[Range] = set()
         for index, step in enumerate(tile.steps):
             if step.reduction in seen or 0 not in step.tiles:
                 continue
             seen.add(step.reduction)
             box = Box(
-                planes=(0, 1), lines=tile.box.lines, positions=(0, 1),
+                planes=(0, 1), lines=lines, positions=(0, 1),
                 bytes=(step.reduction[0] * rows, min(step.reduction[1] * rows, operand.width)),
             )
             step_loads[index] = (Move(operand=operand, box=box, place=place),)
