@@ -50,7 +50,9 @@ def sandwich_answer(image: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("items", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("backend", ["sim", "reference"])
+@pytest.mark.parametrize(
+    "backend", ["sim", "reference", pytest.param("rtl", marks=pytest.mark.verilator)]
+)
 def test_machine_and_host_in_any_order_with_bytes_and_token_ids(backend: str, items: int) -> None:
     rng = np.random.default_rng(items)
     image = rng.integers(0, 256, (items, 2, 3), np.uint8)
