@@ -4,6 +4,7 @@ Without arguments it compiles every part that is not on disk, and says so.
 """
 
 import sys
+import threading
 import time
 
 import numpy as np
@@ -55,8 +56,21 @@ def precompile_missing() -> None:
         if not is_on_disk(part):
             print(f"compiling {name}, once ...", end=" ", file=sys.stderr, flush=True)
             began = time.monotonic()
-            precompile([part])
+            ended = threading.Event()
+            threading.Thread(target=_say_dots, args=(ended,), daemon=True).start()
+            try:
+                precompile([part])
+            finally:
+                ended.set()
             print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def _say_dots(ended: threading.Event) -> None:
+    while not ended.wait(_PACE_SECONDS):
+        print(".", end=" ", file=sys.stderr, flush=True)
+
+
+_PACE_SECONDS = 4.0
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import stat
 import subprocess
 import sys
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import systol
 from systol.array_files import write_arrays
 from systol.cli import main
 from systol.listing import code_lines, comments
@@ -344,3 +346,7 @@ def test_an_output_that_cannot_be_written_is_found_first(
     for place, reason in ((tmp_path, "it is a folder"), (tmp_path / "no" / "x.v", "no folder")):
         assert main(["verilog", "nano", "-o", str(place)]) == InputError.exit_status
         assert reason in capsys.readouterr().err
+
+
+def test_the_version_is_an_attribute() -> None:
+    assert systol.__version__ == metadata.version("systol")

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -135,3 +137,22 @@ def test_an_unknown_part_is_refused() -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "everything is none of stepper, streams, values" in done.stderr
+
+
+def test_what_is_missing_is_compiled_with_a_word_now_and_then(tmp_path: Path) -> None:
+    """In a cache of its own; the second time there is nothing to do, and nothing to say."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    program = (
+        "from systol_sim import precompile as p\np._PACE_SECONDS = 0.05\n"
+        "from systol_sim.compiled import NAMES, VALUES\n"
+        "p.NAMES = {VALUES: NAMES[VALUES]}\np.precompile_missing()\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-P", "-c", program], env=environment, capture_output=True,
+            text=True, check=True, timeout=900,
+        ).stderr
+        for _ in range(2)
+    ]  # fmt: skip
+    assert re.fullmatch(r"compiling the simulator's arithmetic, once \.\.\. (\. )+\d+ s\n", said[0])
+    assert said[1] == ""
