@@ -76,7 +76,9 @@ class HostSession:
             if self._kept:
                 self._hand_over(options)
             self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"],
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
                 disabled_optimizers=[] if integer_kernels else [_TWO_ROUNDINGS],
             )
         except Exception as error:  # ONNX Runtime's classes are private to it

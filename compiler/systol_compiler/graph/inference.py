@@ -50,13 +50,14 @@ class TypeInference:
         schema, opsets = self._schema(op)
         node = onnx_proto(op, inputs, outputs, attributes)
         read = [name for name in dict.fromkeys(inputs) if name]
-        values = {
-            name: numpy_helper.from_array(
-                np.asarray(constants[name], dtype=types[name].dtype, order="C"), name
-            )
-            for name in read
-            if name in constants and constants[name].size <= MAX_SEEN
-        }
+        with np.errstate(over="ignore"):  # the least float64 stands for minus infinity
+            values = {
+                name: numpy_helper.from_array(
+                    np.asarray(constants[name], dtype=types[name].dtype, order="C"), name
+                )
+                for name in read
+                if name in constants and constants[name].size <= MAX_SEEN
+            }
         found = shape_inference.infer_node_outputs(
             schema,
             node,

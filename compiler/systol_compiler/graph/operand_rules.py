@@ -3,32 +3,51 @@
 What breaks one of them would only fail later, somewhere inside a pass or ONNX Runtime.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from math import prod
 from typing import Any, Final
 
 import numpy as np
 from onnx import defs
 
+from systol_compiler.graph.inference import FLOATS
 from systol_compiler.graph.trace import Call, Trace
 from systol_hw.errors import InputError
 
 Rule = Callable[[Trace, Call], None]
 
 
-def check_given(call: Call, schema: Any) -> None:
-    """Check that no required operand of a call in its own operator set is left out.
+def check_given(trace: Trace, call: Call, schema: Any) -> None:
+    """Check that the operands of a call in its own operator set are there, and of types it takes.
+
+    Floats of any width stand for each other, since a graph holds them all as float32.
 
     Raises
     ------
     InputError
-        One is.
+        One is left out, or of another type.
     """
-    kinds = defs.OpSchema.FormalParameterOption
-    for position, formal in enumerate(schema.inputs):
+    kinds, formals = defs.OpSchema.FormalParameterOption, list(schema.inputs)
+    for position, formal in enumerate(formals):
         missing = formal.option == kinds.Single and not call.input(position)
         if missing or (formal.option == kinds.Variadic and "" in call.inputs[position:]):
             _fail(call, f"input {formal.name!r} must be given, but is left out")
+    for position, name in enumerate(call.inputs):
+        formal = formals[min(position, len(formals) - 1)]
+        if name and not _admits(formal.types, trace.types[name].dtype):
+            _fail(call, f"input {formal.name!r} may not be of type {trace.types[name].dtype}")
+
+
+def _admits(types: Set[str], dtype: str) -> bool:
+    """Whether a formal parameter takes an element type, by numpy's name."""
+    if dtype in FLOATS:
+        return not types.isdisjoint(_FLOAT_TENSORS)
+    return f"tensor({dtype.replace('_', '')})" in types or f"tensor({dtype})" in types
+
+
+_FLOAT_TENSORS: Final = frozenset(
+    {"tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"}
+)
 
 
 def check_operands(trace: Trace, call: Call) -> None:
@@ -131,6 +150,16 @@ def _last_axes(trace: Trace, call: Call) -> None:
             _fail(call, f"{name!r} must broadcast to {list(wanted)}, but is {given}")
 
 
+def _gather_nd(trace: Trace, call: Call) -> None:
+    """What ONNX's inference would follow out of bounds."""
+    data, indices = (trace.shape(name) for name in call.inputs)
+    batch = call.attributes.get("batch_dims", 0)
+    if not 0 <= batch < min(len(data), len(indices)):
+        _fail(call, f"batch_dims must lie within {list(data)} and {list(indices)}, but is {batch}")
+    if not 1 <= indices[-1] <= len(data) - batch:
+        _fail(call, f"indices must name 1 to {len(data) - batch} axes, not {indices[-1]}")
+
+
 def _prelu(trace: Trace, call: Call) -> None:
     shape, slope = (trace.shape(name) for name in call.inputs)
     if not _broadcasts(slope, shape):
@@ -167,6 +196,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Clip": _clip,
     "Conv": _window,
     "ConvTranspose": _window,
+    "GatherND": _gather_nd,
     "Gemm": _gemm,
     "GroupNormalization": _per_channel,
     "InstanceNormalization": _per_channel,

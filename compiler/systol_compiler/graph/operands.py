@@ -21,9 +21,9 @@ def axis_of(call: Call, axis: int, rank: int) -> int:
     InputError
         There is no such axis.
     """
-    if not -rank <= axis < max(rank, 1):
+    if not -rank <= axis < rank:
         raise InputError(
             f"{call.place}: axis must be between {-rank} and {rank - 1}, but is {axis}; export "
             "the model again"
         )
-    return axis % max(rank, 1)
+    return axis % rank

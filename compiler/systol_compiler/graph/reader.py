@@ -184,7 +184,7 @@ class Reader:
             source=source,
             source_op=node.op_type,
         )
-        check_given(call, defs.get_schema(node.op_type, scope.opset, ""))
+        check_given(self.trace, call, defs.get_schema(node.op_type, scope.opset, ""))
         self.read_call(call, scope)
 
     def read_call(self, call: Call, scope: Scope) -> None:

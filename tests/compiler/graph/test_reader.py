@@ -224,6 +224,10 @@ def test_computed_reshape_at_every_operator_set(opset: int) -> None:
         ("y = Relu()", {}, r"breaks a rule of ONNX"),
         ("y = Relu<alpha=1>(x)", {}, r"breaks a rule of ONNX.*alpha"),
         ("y = Add(, x)", {}, r"breaks a rule of ONNX.*input 0"),
+        ("y = GatherND<batch_dims=-2>(x, i)", {"i": np.array([[0], [1]])}, r"batch_dims must lie"),
+        ("y = Reshape(x, s)", {"s": np.array([4.0, 2.0], np.float32)},
+         r"input 'shape' may not be of type float32"),
+        ("y = Pad(x, n)", {"n": np.array([0.0] * 4)}, r"input 'pads' may not be of type float64"),
     ],
 )  # fmt: skip
 def test_rules_that_are_broken(text: str, weights: dict[str, Any], message: str) -> None:
