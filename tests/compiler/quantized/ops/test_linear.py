@@ -206,6 +206,11 @@ def test_a_flattened_image_is_read_as_it_was() -> None:
     GEMM.build(nodes[1], builder)
     (layer,) = builder.layers
     assert layer.inputs == ("x",) and isinstance(layer, Linear) and layer.contract == (1, 2, 3)
+    # Where the reshape has other numbers than its input, it must be read itself.
+    other = LayerBuilder(graph, {**numbers, "f": Numbers(scale=0.5, zero_point=0)})
+    other.current = builder.current
+    GEMM.build(nodes[1], other)
+    assert other.layers[0].inputs == ("f",)
     quantized = QuantizedGraph(
         name="g", inputs=("x",), outputs=graph.outputs, real={"x": types["x"], "y": types["y"]},
         tensors=builder.tensors, constants={}, layers=(layer,),

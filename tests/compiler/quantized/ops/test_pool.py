@@ -246,12 +246,13 @@ def test_large_windows_are_pooled_along_one_axis_after_the_other(op: str, width:
 def test_sums_of_rows_keep_within_16_bits(rows: int) -> None:
     tensors = {
         "x": QTensor(name="x", shape=(1, 2, rows, 4), scale=1.0, zero_point=0),
-        "y": QTensor(name="y", shape=(1, 2, 1, 2), scale=1.0, zero_point=0),
+        "y": QTensor(name="y", shape=(1, 2, 1, 3), scale=2.0**-8, zero_point=0, width=16),
     }
     layer = AveragePool(
-        name="pool", inputs=("x",), outputs=("y",), source_nodes=(), kernel=(rows, 3),
-        strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), lo=-128, hi=127,
-        divisor=Fraction(3 * rows),
+        name="pool", inputs=("x",), outputs=("y",), source_nodes=(), kernel=(rows, 2),
+        strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), lo=-32639, hi=32639,
+        divisor=Fraction(2 * rows + 10),
     )
     values = {"x": np.full((1, 2, rows, 4), -128, np.int8)}
-    assert (check(graph_of([layer], tensors), values)["y"] == -128).all()
+    expected = round(Fraction(-128 * 2 * rows * 2**8, 2 * rows + 10))
+    assert (check(graph_of([layer], tensors), values)["y"] == expected).all()
