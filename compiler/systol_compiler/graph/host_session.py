@@ -61,6 +61,23 @@ class HostSession:
     ) -> None:
         self._place = place
         self._kept = {name: np.ascontiguousarray(a) for name, a in (initializers or {}).items()}
+        attempts = (True, False) if rewrite else (False,)
+        for attempt in attempts:
+            try:
+                self._session = self._open(model, attempt, integer_kernels)
+                return
+            except Exception as error:  # ONNX Runtime's classes are private to it
+                problem = error
+        # As written it fails as well; the first attempt may have failed by the rewriting alone,
+        # which drops nodes that others read (ONNX Runtime 1.32).
+        raise UnsupportedModelError(
+            f"{place}: ONNX Runtime cannot run it ({_short(problem)}); export the model for "
+            "another operator set"
+        ) from problem
+
+    def _open(
+        self, model: bytes, rewrite: bool, integer_kernels: bool
+    ) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
         options.enable_cpu_mem_arena = False
@@ -72,20 +89,14 @@ class HostSession:
             options.graph_optimization_level = levels.ORT_DISABLE_ALL
         if not integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        try:
-            if self._kept:
-                self._hand_over(options)
-            self._session = onnxruntime.InferenceSession(
-                model,
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=[] if integer_kernels else [_TWO_ROUNDINGS],
-            )
-        except Exception as error:  # ONNX Runtime's classes are private to it
-            raise UnsupportedModelError(
-                f"{place}: ONNX Runtime cannot run it ({_short(error)}); export the model for "
-                "another operator set"
-            ) from error
+        if self._kept:
+            self._hand_over(options)
+        return onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=[] if integer_kernels else [_TWO_ROUNDINGS],
+        )
 
     def _hand_over(self, options: onnxruntime.SessionOptions) -> None:
         # Prepacked weights would be a second copy. The external ones serve the rewriting of the
