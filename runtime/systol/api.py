@@ -1,6 +1,7 @@
 """The Python interface's verbs: `compile`, `load` and `inspect`."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from systol_compiler.graph.importer import ModelSource
 from systol_compiler.inspection import Inspection, inspect_model
 from systol_hw.arch import Arch, load_arch
 from systol_hw.errors import InputError
+
+
+class CompileWarning(UserWarning):
+    """What the quantizer has to say: a tensor that never moved, random calibration, and so on."""
 
 
 def compile(
@@ -68,6 +73,11 @@ def compile(
     observer
         Called with the name and result of every pass and level.
 
+    Warns
+    -----
+    CompileWarning
+        The notes of the compile report.
+
     Raises
     ------
     InputError, UnsupportedModelError, ConfigurationError
@@ -89,6 +99,8 @@ def compile(
         ),
         observer=observer,
     )
+    for note in compiled.report["notes"]:
+        warnings.warn(note, CompileWarning, stacklevel=2)
     return _described(compiled, preprocess, tuple(labels))
 
 

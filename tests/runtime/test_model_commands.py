@@ -14,6 +14,7 @@ from PIL import Image
 import systol
 from hand_made import f32, onnx_model
 from systol import cli
+from systol.api import CompileWarning
 from systol.stage_status import StageStatus
 from systol_compiler.compile import LEVELS
 from systol_hw.errors import InputError, UnsupportedModelError
@@ -147,6 +148,11 @@ def test_every_level_is_printed(level: str, folder: Path, capsys: Captured) -> N
     assert run("compile", "m.onnx", "--calibration", "x.npy", "--emit", level) == 0
     assert len(capsys.readouterr().out) > 50
     assert not (folder / "m.elf").exists()
+
+
+def test_python_warns_of_what_the_quantizer_says(folder: Path) -> None:
+    with pytest.warns(CompileWarning, match="calibrated on random values"):
+        systol.compile("m.onnx", arch="nano", calibration="random", effort="fast")
 
 
 def test_python_takes_what_the_command_line_takes(folder: Path) -> None:

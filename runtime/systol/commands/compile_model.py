@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systol.api import compile
-from systol.commands.model_options import add_compile_arguments, compile_options
+from systol.commands.model_options import add_compile_arguments, compile_and_say, compile_options
 from systol.commands.registration import Command, keep_apart, require_writable
 from systol.results.compile_tables import compile_sections
 from systol.stage_status import StageStatus
-from systol.terminal import print_table, say
+from systol.terminal import print_table
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import LEVELS
 from systol_compiler.graph.float_graph import Graph
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             texts(stage, value)
             status(stage)
 
-        model = compile(options.model, observer=observe, **compile_options(options))
+        model = compile_and_say(options.model, observer=observe, **compile_options(options))
     if options.emit:
         print(texts.text)
         return 0
@@ -65,8 +64,6 @@ def run(options: argparse.Namespace) -> int:
     for headings, rows in compile_sections(model.report):
         print()
         print_table(headings, rows)
-    for note in model.report.get("notes", ()):
-        say(f"warning: {note}")
     return 0
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from systol import bundled
-from systol.api import compile
 from systol.commands.compile_model import describe
+from systol.commands.model_options import compile_and_say
 from systol.commands.registration import Array, Command, positive, write_arrays
 from systol.commands.run import print_report
 from systol.execution.session import Device
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     device = Device("sim")
     say(f"quantizing and compiling {name} for {options.arch} ...")
     with StageStatus("compiling") as status:
-        model = compile(
+        model = compile_and_say(
             bundled.model_path(name),
             arch=options.arch,
             calibration={_INPUT: bundled.calibration_images()},

@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from systol.api import compile, load
-from systol.commands.model_options import add_compile_arguments, compile_options, shapes_of
+from systol.api import load
+from systol.commands.model_options import (
+    add_compile_arguments,
+    compile_and_say,
+    compile_options,
+    shapes_of,
+)
 from systol.commands.registration import (
     Array,
     Command,
@@ -80,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             keywords["calibration"] = {n: v[:_CALIBRATION_MOST] for n, v in inputs.items()}
             say("calibrated on the items that are evaluated: give --calibration for a fair figure")
         with StageStatus("compiling") as status:
-            model = compile(source, observer=status, **keywords)
+            model = compile_and_say(source, observer=status, **keywords)
     with LateProgress("items") as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", InputRangeWarning)  # they are in the result
         result = Device(options.backend).load(model).run(inputs, progress=progress)

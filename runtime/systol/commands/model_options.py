@@ -1,12 +1,17 @@
 """Arguments that `compile`, `inspect`, `eval` and `bisect` share: a model and how to compile it."""
 
 import argparse
+import warnings
 from typing import Any
 
+from systol.api import CompileWarning, compile
 from systol.commands.registration import positive, read_text
+from systol.terminal import say
+from systol_compiler.binary.model import CompiledModel
 from systol_compiler.calibrate.preprocessing import SYNTAX
 from systol_compiler.calibrate.ranges import METHODS
-from systol_compiler.compile import EFFORTS
+from systol_compiler.compile import EFFORTS, Observer
+from systol_compiler.graph.importer import ModelSource
 from systol_hw.errors import InputError
 
 
@@ -69,6 +74,18 @@ def shapes_of(options: argparse.Namespace) -> dict[str, int]:
             raise InputError(f"--shape must be NAME=SIZE with a size from 1, not {text!r}")
         shapes[name] = int(value)
     return shapes
+
+
+def compile_and_say(
+    model: ModelSource, *, observer: Observer | None = None, **keywords: Any
+) -> CompiledModel:
+    """As `systol.compile`; what it warns of is said on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompileWarning)
+        compiled = compile(model, observer=observer, **keywords)
+    for note in compiled.report["notes"]:
+        say(f"warning: {note}")
+    return compiled
 
 
 def compile_options(options: argparse.Namespace) -> dict[str, Any]:
