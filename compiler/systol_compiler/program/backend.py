@@ -17,6 +17,9 @@ from systol_sim.simulator import run_timing
 SEARCH_INSTRUCTIONS = 24_000
 """Instructions that a search may emit over all its candidates."""
 
+_GROUPS = 3
+"""Groups of images on which a search tries its candidates, where there are many."""
+
 Observer = Callable[[str, object], None]
 """Called with the name of a pass and what it gave, which prints with `str`."""
 
@@ -98,7 +101,20 @@ def search(
             lowered[images] = lower(images)
         return lowered[images]
 
-    best = build(once, batch, arch, Choice())
+    first = build(once, batch, arch, Choice())
+    groups, images = len(first.plan.groups), first.plan.network.images
+    if groups <= 2 * _GROUPS:
+        return _climb(once, batch, arch, first, budget)
+    # Groups are alike: what is best for a few of them is best for all.
+    few = _GROUPS * images
+    found = _climb(once, few, arch, build(once, few, arch, Choice(most_images=images)), budget)
+    better = build(once, batch, arch, found.choice)
+    return better if better.cycles < first.cycles else first
+
+
+def _climb(
+    lower: Lower, batch: int, arch: Arch, best: BackendResult, budget: int
+) -> BackendResult:
     left = budget // len(best.order.items)
     for coordinate in _COORDINATES:
         start = best.choice
@@ -109,7 +125,7 @@ def search(
             if candidate is None:
                 continue
             left -= 1
-            found = build(once, batch, arch, candidate)
+            found = build(lower, batch, arch, candidate)
             if found.cycles < best.cycles:
                 best = found
     return best
