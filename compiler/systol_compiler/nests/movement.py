@@ -24,7 +24,7 @@ from systol_compiler.nests.operand import Loop, Operand, common_loops
 from systol_compiler.nests.rows import rows
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import MULTIPLIER_MIN, Array, bounds
-from systol_hw.arch import PARAMETER_BYTES
+from systol_hw.arch import INSTRUCTION_BYTES, PARAMETER_BYTES
 
 if TYPE_CHECKING:
     from systol_compiler.nests.builder import NestBuilder
@@ -35,6 +35,8 @@ _MATRIX_CYCLES = 300
 """What a copy by products takes beside its rows: the first weights on their way, the pipeline."""
 _NEST_CYCLES = 100
 """What each of its nests takes beside its rows and weights."""
+_PRODUCT_INSTRUCTIONS = 3
+"""Of a product: its weights', its own, and that of its results."""
 _ROW_CYCLES = 20
 """What an instruction of the vector unit takes beside its rows."""
 _WIDEST_SELECTION = 4096
@@ -60,7 +62,18 @@ def row_cycles(views: Sequence[View], builder: "NestBuilder") -> int:
     loops, width = rows(views, arch.columns)
     slots = max(view.planes for view in views[1:]) + views[0].planes - 1
     turns = prod(size for size, _ in loops) * -(-width // arch.columns)
-    return turns * slots * (arch.columns // arch.vector_lanes)
+    cycles = turns * slots * (arch.columns // arch.vector_lanes)
+    return cycles + _fetch_cycles(builder, _planes(loops))
+
+
+def _fetch_cycles(builder: "NestBuilder", instructions: int) -> int:
+    """Cycles in which instructions arrive."""
+    return int(instructions * INSTRUCTION_BYTES / builder.arch.weight_port.bytes_per_cycle)
+
+
+def _planes(loops: Sequence[Loop]) -> int:
+    """Turns of all loops but the last two, each of which has instructions of its own."""
+    return prod(size for size, _ in loops[:-2])
 
 
 def copy_cycles(builder: "NestBuilder", out: View, source: View) -> int:
@@ -301,6 +314,9 @@ class _Selection:
             weights += (len(pieces) - 1) * out.size * out.planes
         return (
             rows * turns + _NEST_CYCLES * len(pieces)
+            + _fetch_cycles(
+                builder, _planes(loops) * len(pieces) * source.planes * _PRODUCT_INSTRUCTIONS
+            )
             + int(weights / arch.weight_port.bytes_per_cycle)
         )
 
@@ -399,7 +415,11 @@ class _Transposition:
         block += max(part * slots, arch.rows * source.planes) if part else 0
         return cls(
             builder=builder, out=out, source=source, planes=tuple(rest), across=across[0],
-            along=along[0], cycles=turns * -(-along[0][0] // arch.columns) * block,
+            along=along[0],
+            cycles=turns * -(-along[0][0] // arch.columns) * block + _fetch_cycles(
+                builder,
+                turns * (full + bool(part)) * source.planes * _PRODUCT_INSTRUCTIONS,
+            ),
         )
 
     def emit(self, clip: Clip) -> None:
