@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_cases import Case
+from node_cases import Case, Exporter
 from operator_cases import (
     Swapped,
     built,
@@ -146,8 +146,12 @@ def test_a_factor_multiplies_product_and_bias() -> None:
     out = builder.inner((2, 6, 9), 1.5, 0)
     bias = np.linspace(-40, 40, 9)
     add_matmul(builder, builder.tensors["a"], builder.tensors["b"], out, bias=bias, factor=0.3)
-    codes = check(built(builder, [out.name]))
+    graph = built(builder, [out.name])
+    codes = check(graph)
     left, right = (real_of(builder.tensors[name], codes[name]) for name in "ab")
+    operands = {"a": left.astype(np.float32), "b": right.astype(np.float32)}
+    exported = Exporter(graph).run(operands)[out.name]
+    assert np.abs(real_of(out, codes[out.name]) - exported).max() <= 1.01 * 1.5
     wanted = np.clip(0.3 * (left @ right + bias), -128 * 1.5, 127 * 1.5)
     assert np.abs(real_of(out, codes[out.name]) - wanted).max() <= 0.51 * 1.5
 
