@@ -1,8 +1,8 @@
 """The float graph: an ONNX model with concrete shapes, as an immutable, printable value.
 
-Operators keep ONNX's names and meaning (operator set `OPSET`, with the source's own number where
-it is newer), so that at every stage the graph can be written back with `to_onnx` and run by ONNX
-Runtime: that is how passes are tested and how calibration runs.
+Operators keep ONNX's names and meaning in operator set `OPSET`, so that at every stage the graph
+can be written back with `to_onnx` and run by ONNX Runtime: that is how passes are tested and how
+calibration runs. RMSNormalization and Swish, which came later, are written out there.
 """
 
 from collections.abc import Iterable, Mapping
