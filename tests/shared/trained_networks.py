@@ -87,7 +87,7 @@ def cifar10_model() -> onnx.ModelProto:
     behind each Relu, and the logits end in a Relu."""
     if importlib.util.find_spec("h5py") is None:
         raise NotAvailable("the CIFAR-10 network is an HDF5 file: pip install h5py")
-    import h5py  # type: ignore[import-not-found]
+    import h5py
 
     with h5py.File(package_files(_CIFAR_MODEL)[_CIFAR_MODEL.members[0]]) as file:
         config = json.loads(file.attrs["model_config"])
