@@ -97,10 +97,10 @@ def _add_mask(node: Node, graph: Graph, editor: GraphEditor) -> bool:
     shape = graph.types[node.outputs[0]].shape
     if node.op == "Add" and len(node.inputs) == 2:
         added = graph.constants.get(node.inputs[1])
-        if added is None or not np.isneginf(added).any():
+        if added is None or not (added < MASKED).any():
             return False
         source = node.inputs[0]
-        masked, wanted = np.isneginf(added), np.where(np.isneginf(added), MASKED, added)
+        masked, wanted = np.isneginf(added), np.maximum(added, MASKED)
     elif node.op == "Where":
         mask, yes, no = (graph.constants.get(name) for name in node.inputs)
         little, source = (yes, node.inputs[2]) if yes is not None else (no, node.inputs[1])

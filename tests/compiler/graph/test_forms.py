@@ -357,6 +357,13 @@ def test_attention_factors_and_masks() -> None:
     assert np.isfinite(graph.constants[added.inputs[1]]).all()
 
 
+def test_masks_of_the_least_number_become_smaller() -> None:
+    least = np.where(np.tril(np.ones((5, 5), dtype=bool)), 0, np.finfo(np.float32).min)
+    graph = canonical("m = Add(x, mask) y = Softmax<axis=-1>(m)", 1, inputs="float[2,3,5,5] x",
+                      mask=least.astype(np.float32))  # fmt: skip
+    assert min(value.min() for value in graph.constants.values()) > -2e30
+
+
 def test_a_factor_that_is_read_elsewhere_stays() -> None:
     graph = canonical(
         "q = Mul(x, f) t = Transpose<perm=[0,1,3,2]>(z) y = MatMul(q, t) r = Exp(q)",
