@@ -65,7 +65,8 @@ class NodeRules:
     def _context(self, opset: int) -> Any:
         if opset not in self._contexts:
             context = checker.C.CheckerContext()
-            context.ir_version = max(self._ir_version, 3)
+            # A number of a stranger: the checker knows none beyond its own.
+            context.ir_version = min(max(self._ir_version, 3), onnx.IR_VERSION)
             context.opset_imports = {"": opset}
             self._contexts[opset] = context
         return self._contexts[opset]

@@ -161,8 +161,9 @@ def loops_to_operands(views: Sequence[View], loops: Sequence[Loop], width: int) 
     The last two loops become lines and positions, those before them planes.
     """
     outer = [*loops]
+    # One loop becomes lines, as rows of a product are: bands of the two then agree.
     while len(outer) < 2:
-        outer.insert(0, (1, (0,) * len(views)))
+        outer.append((1, (0,) * len(views)))
     planes, (lines, positions) = outer[:-2], outer[-2:]
     operands = []
     for index, view in enumerate(views):

@@ -127,5 +127,5 @@ def test_long_runs_become_rows_of_the_arrays_width() -> None:
     a, out = builder.scratch((1000,), (0,)), builder.scratch((1000,), (0,))
     builder.elementwise(Copy(), out, a)
     first, rest = builder.nests
-    assert (first.output.lines, first.output.positions, first.output.width) == (1, 31, 32)
+    assert (first.output.lines, first.output.positions, first.output.width) == (31, 1, 32)
     assert (rest.output.planes, rest.output.width) == ((992,), 8)
