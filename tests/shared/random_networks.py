@@ -129,7 +129,10 @@ def check_unit(
         dequantize(codes[tensor.name], tensor.scale, tensor.zero_point).astype(np.float64)
         - np.clip(expected, low, high)
     )
-    allowed = _allowed(unit, graph, operands, expected, tensor.scale)
+    steps = {
+        name: quantized.by_source[name].scale for name in operands if name in quantized.by_source
+    }
+    allowed = _allowed(unit, graph, operands, expected, tensor.scale, steps)
     worst = np.unravel_index(int(np.argmax(error - allowed)), error.shape) if error.size else ()
     if error.size and error[worst] > np.broadcast_to(allowed, error.shape)[worst]:
         raise WrongError(
@@ -149,17 +152,20 @@ def _run(node: Node, graph: Graph, operands: dict[str, Array]) -> Array:
 
 
 def _allowed(
-    unit: MachineNode, graph: Graph, operands: dict[str, Array], expected: Array, scale: float
+    unit: MachineNode, graph: Graph, operands: dict[str, Array], expected: Array, scale: float,
+    steps: dict[str, float],
 ) -> Array:
-    """What rounding explains: of the result, of weights (half a step of the channel's largest)
-    and of steps in between."""
-    step = np.float64(1.02 * scale)
+    """What rounding explains: of the result, of weights (half a step of the channel's largest), of
+    biases (half a step of the product), of steps in between, and of float32 in the comparison."""
+    largest = max((float(np.abs(value).max(initial=0)) for value in operands.values()), default=0)
+    step = np.float64(1.02 * scale + 1e-6 * largest)
     if unit.node.op in _PRODUCTS:
         constants = dict(graph.constants)
         for name in unit.node.inputs:
             value = graph.constants.get(name)
             if value is not None and value.ndim > 1:
                 constants[name] = np.full_like(value, np.abs(value).max() / 127)
+                step += max(steps.values(), default=0) * np.abs(value).max() / 127
             elif value is not None:
                 constants[name] = np.zeros_like(value)
         sizes = {name: np.abs(value) for name, value in operands.items()}

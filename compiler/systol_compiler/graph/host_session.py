@@ -121,7 +121,9 @@ class HostSession:
             The model fails on these values.
         """
         try:
-            return list(self._session.run(list(outputs), dict(feeds)))
+            # A tensor without axes may come as a number of numpy's, which ONNX Runtime refuses.
+            arrays = {name: np.asarray(value) for name, value in feeds.items()}
+            return list(self._session.run(list(outputs), arrays))
         except Exception as error:  # as above
             raise InputError(
                 f"{self._place}: it failed on these values ({_short(error)}); check the inputs"

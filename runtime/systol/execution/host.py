@@ -79,7 +79,9 @@ class HostRunner:
 
         def work() -> None:
             try:
-                values.extend(self._session.run(self.segment.outputs, dict(feeds), options))
+                # A tensor without axes may come as a number of numpy's.
+                arrays = {name: np.asarray(value) for name, value in feeds.items()}
+                values.extend(self._session.run(self.segment.outputs, arrays, options))
             except Exception as error:  # as above; raised in the caller's thread
                 errors.append(error)
             finally:
