@@ -27,7 +27,7 @@ FIRST_TEST = "test_microprograms"
 LAST_TESTS = ("test_streams", "test_instruction_table", "test_values", "test_simulator")
 """Modules of `tests/sim` that a trial of the simulator runs, before all else and at its end."""
 CHECKER_TESTS = (
-    "sim/test_footprint", "sim/test_checker", "sim/test_progress", "compiler/test_tokens",
+    "sim/test_footprint", "sim/test_checker", "sim/test_progress", "compiler/program/test_tokens",
     "sim/test_every_operation",
 )
 """Modules of `tests` that a trial of the checker runs, the slowest last."""

@@ -111,5 +111,7 @@ def test_every_process_is_started_safely() -> None:
                     if ast.unparse(node.elts[0]) == "sys.executable":
                         assert ast.unparse(node.elts[1]) == "'-P'", (path, node.lineno)
             for call in ("Pool(", "verilog.convert("):
-                if f" {call}" in text and f"def {call}" not in text:
+                # A class or function may have such a name; what multiprocessing gives has not.
+                defined = any(f"{word} {call}" in text for word in ("def", "class"))
+                if f" {call}" in text and not defined:
                     assert "safe_children()" in text, (path, call)

@@ -61,7 +61,7 @@ def test_a_build_that_is_ended(name: str, tmp_path: Path) -> None:
     process.send_signal(number)
     assert process.wait(timeout=SECONDS) == 128 + number
     assert list(tmp_path.iterdir()) == []
-    assert not any(_alive(child) for child in children)
+    _wait(lambda: not any(_alive(child) for child in children))
 
 
 def test_a_command_with_processes_of_its_own(tmp_path: Path) -> None:
