@@ -1,7 +1,7 @@
 """Decides what lies where: groups of images, buffers in the unified buffer, what streams."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from systol_compiler.nests.buffer import Home
 from systol_compiler.nests.matrix import MatrixNest
@@ -276,8 +276,3 @@ def streamed_homes(group: GroupPlan) -> dict[str, int]:
             homes[name] = end
             end += -(-buffer.size_bytes // 64) * 64
     return homes
-
-
-def with_cut(cut: Cut, **values: int | bool) -> Cut:
-    """`cut` with other values."""
-    return replace(cut, **values)  # type: ignore[arg-type]

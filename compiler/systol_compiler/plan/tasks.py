@@ -10,7 +10,7 @@ from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Box, Operand, Range
 from systol_compiler.nests.vector import Requantize, VectorNest
 from systol_compiler.plan.stages import SLOTS, Grid, TiledStage, grid
-from systol_compiler.plan.tiling import Step, Tile, needs
+from systol_compiler.plan.tiling import Tile, needs
 from systol_hw.arch import PARAMETER_BYTES, Arch
 
 _EVERY = 1 << 30
@@ -328,8 +328,3 @@ def _widened(span: Range, operand: Operand, box: Box, buffer: Buffer) -> Range:
     )
     low, high = operand.span(whole)
     return min(span[0], low), max(span[1], high)
-
-
-def steps_of(task: Task) -> tuple[Step, ...]:
-    """The matmuls of a task."""
-    return task.tile.steps
