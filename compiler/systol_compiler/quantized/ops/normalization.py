@@ -29,6 +29,8 @@ _FINEST = 256
 """Half steps of 8 bits in the greatest magnitude; in a range of both signs twice as many."""
 _SHORT = 32
 """Rows of fewer elements have variances that few squares decide: those of 8 bits are finer too."""
+_MOST_BIAS = 1 << 29
+"""Epsilon in steps of a sum of squares: with the squares it stays below 2**31."""
 _RATIO = 41.0
 """Widest range of a table: 1/sqrt is off by 2.4e-3 of itself at most, where the range begins."""
 _STEPS = 2.0
@@ -145,14 +147,16 @@ def _reciprocal_deviation(
     least = span * span / min(finest**2, _LARGEST_FACTOR * rows.count)
     least = min(max(least, epsilon), greatest / 2)
     shares = builder.inner(rows.shape, 1.05 / sqrt(least) / INT16_LIMIT, 0, 16)
-    coarse = _squares(builder, d, span)
+    # Squares far below epsilon decide nothing: their steps need not be finer than it can be added.
+    floor = sqrt(epsilon * rows.count * INT16_LIMIT / _MOST_BIAS)
+    coarse = _squares(builder, d, max(span, floor))
     spans = ranges(least, greatest, _RATIO)
     sources = [coarse] * len(spans)
     # Smaller variances get finer squares. Where a mean of squares is below `limit`, no element
     # leaves their range; where one does, they add up to `limit` at least.
     limit = _STEPS * coarse.scale + epsilon
     if (wide or rows.count < _SHORT) and least < limit < greatest / 2:
-        fine = _squares(builder, d, sqrt(_STEPS * coarse.scale * rows.count))
+        fine = _squares(builder, d, max(sqrt(_STEPS * coarse.scale * rows.count), floor))
         below, above = ranges(least, limit, _RATIO), ranges(limit, greatest, _RATIO)
         spans, sources = [*below, *above], [fine] * len(below) + [coarse] * len(above)
     remaining = iter(sources)

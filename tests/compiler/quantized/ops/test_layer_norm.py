@@ -87,6 +87,18 @@ def test_over_several_axes() -> None:
     assert single.steps.max() < 1.5 and ChannelAffine in map(type, single.graph.layers)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("width", [8, 16])
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 2e-5, 1e-6, 1e-8])
+def test_of_ranges_down_to_where_epsilon_alone_decides(
+    size: float, width: int, centred: bool
+) -> None:
+    for elements in (4, 64):
+        x = np.random.default_rng(elements).normal(size=(2, 9, elements)) * size
+        result = normalized(x, width=width, centred=centred, affine=False, archs=NANO)
+        assert result.decibels > 30, (elements, result.decibels)
+
+
 def test_epsilon_counts() -> None:
     x = np.random.default_rng(3).normal(size=(6, 40)) * 0.1
     assert normalized(x, epsilon=0.02, affine=False).steps.max() < 1.0
