@@ -4,8 +4,8 @@ The mean has 16 bits, its sum is exact; differences d have 16 bits; so have squa
 is exact again; the root's reciprocal comes from a table for each of a few ranges (`ranged_sum`);
 d times it is rounded once, to the result itself where no scale differs from channel to channel.
 
-Deviations are told apart down to half a step of 8 bits, a 512th of the operand's range; rows below
-that are taken as having it.
+Deviations are told apart down to half a step of 8 bits, a 512th of the operand's range (in rows of
+two elements a 362nd: multipliers reach no further); rows below that are taken as having it.
 """
 
 from collections.abc import Callable
