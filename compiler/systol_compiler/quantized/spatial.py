@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from systol_compiler.graph.float_graph import Graph, Node
@@ -10,7 +10,7 @@ from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.vector import Copy
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
-from systol_compiler.quantized.layer import Order
+from systol_compiler.quantized.layer import Layer, Order, Tensors
 from systol_compiler.quantized.operator import Rule
 
 Pair: TypeAlias = tuple[int, int]
@@ -26,6 +26,19 @@ def pair(values: Sequence[int], fill: int = 1) -> Pair:
 def channels_last(rank: int) -> Order:
     """The memory order of images, and of what is like them."""
     return (0, *range(2, rank), 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageLayer(Layer):
+    """A layer that reads one image and writes another, both with channels last."""
+
+    def input_orders(self, tensors: Tensors, results: Sequence[Order | None]) -> list[Order | None]:
+        return [channels_last(len(tensors[self.inputs[0]].shape))]
+
+    def output_orders(
+        self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]
+    ) -> list[Order]:
+        return [channels_last(len(tensors[self.outputs[0]].shape))]
 
 
 def window_size(

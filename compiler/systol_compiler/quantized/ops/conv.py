@@ -14,7 +14,7 @@ from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.products import correlate
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
-from systol_compiler.quantized.layer import Order, Tensors
+from systol_compiler.quantized.layer import Tensors
 from systol_compiler.quantized.operator import COMPUTED_DATA, FLOAT32, Operator, Rule
 from systol_compiler.quantized.product import (
     CONSTANT_WEIGHTS,
@@ -24,9 +24,9 @@ from systol_compiler.quantized.product import (
 )
 from systol_compiler.quantized.spatial import (
     SPATIAL,
+    ImageLayer,
     Pair,
     attribute,
-    channels_last,
     image_view,
     pair,
     result_view,
@@ -37,7 +37,7 @@ from systol_compiler.quantized.spatial import (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Conv(Product):
+class Conv(ImageLayer, Product):
     """A convolution: `weights` are [O, C / groups, *kernel], one or two kernel dimensions.
 
     Attributes
@@ -131,16 +131,6 @@ class Conv(Product):
             dilations=list(self.dilations), pads=list(self.pads), group=self.groups,
         )
         exporter.result(self.outputs[0], value, self.lo, self.hi)
-
-    def input_orders(
-        self, tensors: Tensors, results: Sequence[Order | None]
-    ) -> list[Order | None]:
-        return [channels_last(len(self.strides) + 2)]
-
-    def output_orders(
-        self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]
-    ) -> list[Order]:
-        return [channels_last(len(self.strides) + 2)]
 
     @property
     def macs(self) -> int:

@@ -19,7 +19,7 @@ from systol_compiler.numbers.limits import Array, Int8Array
 from systol_compiler.numbers.products import correlate
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
-from systol_compiler.quantized.layer import Order, Tensors
+from systol_compiler.quantized.layer import Tensors
 from systol_compiler.quantized.operator import COMPUTED_DATA, FLOAT32, Operator, Rule
 from systol_compiler.quantized.product import (
     CONSTANT_WEIGHTS,
@@ -29,9 +29,9 @@ from systol_compiler.quantized.product import (
 )
 from systol_compiler.quantized.spatial import (
     SPATIAL,
+    ImageLayer,
     Pair,
     attribute,
-    channels_last,
     image_view,
     pair,
     result_view,
@@ -79,7 +79,7 @@ def phases(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ConvTranspose(Product):
+class ConvTranspose(ImageLayer, Product):
     """A transposed convolution: `weights` are [O, C / groups, *kernel].
 
     Attributes
@@ -214,16 +214,6 @@ class ConvTranspose(Product):
             output_padding=list(self.output_padding),
         )
         exporter.result(self.outputs[0], value, self.lo, self.hi)
-
-    def input_orders(
-        self, tensors: Tensors, results: Sequence[Order | None]
-    ) -> list[Order | None]:
-        return [channels_last(len(self.strides) + 2)]
-
-    def output_orders(
-        self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]
-    ) -> list[Order]:
-        return [channels_last(len(self.strides) + 2)]
 
     @property
     def macs(self) -> int:

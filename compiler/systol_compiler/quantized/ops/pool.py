@@ -23,7 +23,7 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.numbers.windows import reduce_windows
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
-from systol_compiler.quantized.layer import Layer, Order, Tensors
+from systol_compiler.quantized.layer import Tensors
 from systol_compiler.quantized.operator import (
     COMPUTED_DATA,
     FLOAT32,
@@ -33,8 +33,8 @@ from systol_compiler.quantized.operator import (
 )
 from systol_compiler.quantized.spatial import (
     SPATIAL,
+    ImageLayer,
     attribute,
-    channels_last,
     image_view,
     pair,
     result_view,
@@ -51,7 +51,7 @@ _MOST_PIECES = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pool(Layer):
+class Pool(ImageLayer):
     """Windows over each channel of [N, C, W] or [N, C, H, W].
 
     Attributes
@@ -126,16 +126,6 @@ class Pool(Layer):
     def in_order(self, codes: Array, tensors: Tensors) -> list[Array]:
         """Results [N, rows, columns, C] in the order of the tensor's axes."""
         return [np.moveaxis(codes, 3, 1).reshape(tensors[self.outputs[0]].shape)]
-
-    def input_orders(
-        self, tensors: Tensors, results: Sequence[Order | None]
-    ) -> list[Order | None]:
-        return [channels_last(len(self.kernel) + 2)]
-
-    def output_orders(
-        self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]
-    ) -> list[Order]:
-        return [channels_last(len(self.kernel) + 2)]
 
     def details(self) -> str:
         return (
