@@ -25,6 +25,7 @@ from numba import njit
 
 import systol_hw
 from systol_hw.own_files import own_files
+from systol_hw.termination import begun_whole
 from systol_sim.building import building
 
 STEPPER, STREAMS, VALUES = "stepper", "streams", "values"
@@ -159,7 +160,7 @@ def compile_beside(*parts: str) -> None:
         if _marker(part) is not None and not is_on_disk(part):
             # Safely: what lies in the working directory is no part of the path.
             command = [sys.executable, "-P", "-m", "systol_sim.precompile", part]
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), begun_whole():
                 _RUNNING[part] = subprocess.Popen(
                     command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )

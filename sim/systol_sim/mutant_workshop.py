@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from systol_hw.errors import DifferenceError, InputError
+from systol_hw.termination import begun_whole
 from systol_sim.mutation import (
     CHECKER,
     CHECKER_TESTS,
@@ -214,21 +215,19 @@ class Workshop:
         path.unlink(missing_ok=True)
         command = [sys.executable, "-P", "-m", "systol_sim.mutant_trial", target, str(path)]
         command += [str(base_cache)] if changed else []
-        # A group of its own: compilers that it started must not outlive it.
-        process = subprocess.Popen(
-            command, env=environment, cwd=cache, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        try:
-            _, errors = process.communicate(timeout=_TRIAL_SECONDS)
-            status = process.returncode
-        except subprocess.TimeoutExpired:
-            status, errors = -signal.SIGPROF, ""
-        finally:
-            if process.returncode is None or process.returncode == -signal.SIGPROF:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        with contextlib.ExitStack() as stack:
+            with begun_whole():
+                # A group of its own: compilers that it started must not outlive it.
+                process = subprocess.Popen(
+                    command, env=environment, cwd=cache, start_new_session=True,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                )  # fmt: skip
+                stack.callback(_end_group, process)
+            try:
+                _, errors = process.communicate(timeout=_TRIAL_SECONDS)
+                status = process.returncode
+            except subprocess.TimeoutExpired:
+                status, errors = -signal.SIGPROF, ""
         record: dict[str, Any] = {"check": "start"}
         if path.exists():
             record |= json.loads(path.read_text("utf-8"))
@@ -240,3 +239,11 @@ class Workshop:
             record["outcome"] = TIMED_OUT if timed_out else crashed
             record["by"] = "took too long" if timed_out else last
         return record
+
+
+def _end_group(process: "subprocess.Popen[str]") -> None:
+    """Leave nothing of a trial that was cut short, by us or by its own limit of time."""
+    if process.returncode is None or process.returncode == -signal.SIGPROF:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

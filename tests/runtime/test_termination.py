@@ -47,6 +47,37 @@ def _alive(pid: int) -> bool:
         return False
 
 
+BETWEEN = """
+import os, signal, subprocess
+fork = subprocess._fork_exec
+def fork_and_signal(*arguments):
+    pid = fork(*arguments)
+    print(pid, flush=True)
+    os.kill(os.getpid(), signal.{name})
+    return pid
+subprocess._fork_exec = fork_and_signal
+"""
+"""The signal comes as soon as the child exists, before anything else knows of it."""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_build_that_is_ended_as_a_tool_begins(name: str, tmp_path: Path) -> None:
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", BETWEEN.format(name=name) + SCRIPT, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PYTHONPATH": PATHS},
+        preexec_fn=lambda: signal.signal(
+            number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        ),
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    child = int(process.stdout.readline())
+    assert process.wait(timeout=SECONDS) in (128 + number, -number)
+    assert list(tmp_path.iterdir()) == []
+    _wait(lambda: not _alive(child))
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_build_that_is_ended(name: str, tmp_path: Path) -> None:
     number = getattr(signal, name)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from systol.attack.doors import DOORS, seeds_of
+from systol_hw.termination import begun_whole
 
 SECONDS, SECONDS_PER_MB = 10.0, 1.0
 PEAK_BYTES, PEAK_FACTOR = 500 << 20, 20
@@ -106,14 +107,14 @@ def _worker(
     """Records of the cases from `first` on, until all are done or one has ended the process."""
     command = [sys.executable, "-P", "-m", "systol.attack", "--worker", door, str(seed),
                str(first), str(cases), str(folder)]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-    )
-    try:
+    with contextlib.ExitStack() as stack:
+        with begun_whole():
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
         yield _replies(process)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _replies(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:

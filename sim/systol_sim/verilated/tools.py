@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from systol_hw.errors import DifferenceError, MissingToolError
+from systol_hw.termination import begun_whole
 
 COMPILER = "g++"
 BUILD_SECONDS = 3600
@@ -76,11 +77,12 @@ class Tools:
             with self._lock:
                 if self._ended.is_set():
                     raise MissingToolError(f"the RTL was not built: {tool} was not begun")
-                process = subprocess.Popen(
-                    command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL, text=True, errors="replace",
-                )  # fmt: skip
-                self._running.add(process)
+                with begun_whole():
+                    process = subprocess.Popen(
+                        command, env=environment, stdout=subprocess.PIPE, text=True,
+                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, errors="replace",
+                    )  # fmt: skip
+                    self._running.add(process)
         except OSError as error:
             raise MissingToolError(
                 f"the RTL was not built: {command[0]} cannot be run: {error.strerror or error}"
