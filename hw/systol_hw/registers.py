@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from systol_hw.arch import ALL_WINDOWS, Arch, MemoryPort
-from systol_hw.program import MEMORY_LIMIT_BYTES
+from systol_hw.arch import ALL_WINDOWS, MEMORY_LIMIT_BYTES, Arch, MemoryPort
 
 ADDRESS_BITS = 6
 """Bits of a register's number."""

@@ -13,7 +13,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from systol_compiler.quantized.operators_page import supported_operators
-from systol_hw.address_map import address_map_page
+from systol_hw.address_map_page import address_map_page
 from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.errors import InputError
 from systol_hw.isa_page import isa_page

@@ -7,7 +7,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from random_streams import RandomSink, RandomSource
-from systol_hw.address_map import ADDRESS_MAP, MEMORY_BASES, Access, address_map_page
+from systol_hw.address_map import ADDRESS_MAP, MEMORY_BASES, Access
+from systol_hw.address_map_page import address_map_page
 from systol_hw.registers import REGISTERS, Register
 from systol_hw.rtl.axi_lite import AxiLiteRegisters
 

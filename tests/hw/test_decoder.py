@@ -12,7 +12,8 @@ from systol_hw.encoding import Operation
 from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import decode, decode_fault
 from systol_hw.operations import OPERATIONS
-from systol_hw.rtl.decoder import Decoder, fields_of, unit_word_bits
+from systol_hw.rtl.decoder import Decoder
+from systol_hw.rtl.instruction import fields_of, unit_word_bits
 
 
 def verdicts(arch: Arch, words: list[int]) -> list[tuple[int, int, int]]:

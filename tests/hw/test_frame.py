@@ -14,7 +14,7 @@ from systol_hw.faults import Unit
 from systol_hw.isa import encode, instruction, mask_of_units
 from systol_hw.operations import OPERATIONS
 from systol_hw.rtl.frame import UnitFrame
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.widths import TOKEN_UNITS
 
 ENGINE_STATE = 10
 

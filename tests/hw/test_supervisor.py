@@ -10,7 +10,7 @@ from systol_hw.arch import PRESETS
 from systol_hw.faults import FaultCause, Unit
 from systol_hw.rtl.control import CONFIGURATION
 from systol_hw.rtl.supervisor import Supervisor
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.widths import TOKEN_UNITS
 
 WATCHDOG, STATUS = (1 << CONFIGURATION.index(name) for name in ("watchdog", "status"))
 

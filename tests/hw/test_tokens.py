@@ -6,7 +6,8 @@ import random
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.rtl.tokens import TOKEN_UNITS, TokenCounters
+from systol_hw.rtl.tokens import TokenCounters
+from systol_hw.rtl.widths import TOKEN_UNITS
 
 
 def test_counters_follow_a_model_and_report_overflow() -> None:

@@ -8,11 +8,8 @@ from amaranth.lib.wiring import Component, In
 
 from systol_hw.arch import Arch
 from systol_hw.rtl.block_ram import BlockRam
-from systol_hw.rtl.interfaces import (
-    ACCUMULATOR_BITS,
-    AccumulatorReadSignature,
-    AccumulatorWriteSignature,
-)
+from systol_hw.rtl.interfaces import AccumulatorReadSignature, AccumulatorWriteSignature
+from systol_hw.rtl.widths import ACCUMULATOR_BITS
 
 __all__ = ["Accumulators"]
 

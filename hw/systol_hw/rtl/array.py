@@ -30,7 +30,7 @@ from systol_hw.errors import ConfigurationError
 from systol_hw.rtl.array_block import ArrayBlock, sum_growth
 from systol_hw.rtl.delay_line import DelayLine
 
-__all__ = ["MULTIPLIER_LATENCY", "ArrayBlock", "DelayLine", "SystolicArray", "array_latency"]
+__all__ = ["MULTIPLIER_LATENCY", "SystolicArray", "array_latency"]
 
 MULTIPLIER_LATENCY = 2
 """Cycles of `array_latency` that depend on neither rows nor columns."""

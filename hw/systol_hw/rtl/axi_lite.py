@@ -20,10 +20,7 @@ from systol_hw.address_map import (
 from systol_hw.counters import COUNTER_BITS
 from systol_hw.registers import CODE_LENGTH_BITS, REGISTERS
 from systol_hw.rtl.axi import AXI_ADDRESS_BITS, AXI_OKAY, AXI_SLVERR, AxiLiteSignature
-from systol_hw.rtl.counters import GROUP_BITS
-from systol_hw.rtl.decoder import UNIT_BITS
-from systol_hw.rtl.interfaces import STATE_BITS, TAG_BITS
-from systol_hw.rtl.supervisor import CAUSE_BITS, CYCLE_BITS
+from systol_hw.rtl.widths import CAUSE_BITS, CYCLE_BITS, GROUP_BITS, STATE_BITS, TAG_BITS, UNIT_BITS
 
 __all__ = ["CONTROL_MEMBERS", "AxiLiteRegisters"]
 

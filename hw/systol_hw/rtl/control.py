@@ -10,12 +10,11 @@ from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.operations import OPERATIONS
 from systol_hw.registers import CODE_LENGTH_BITS
-from systol_hw.rtl.decoder import Decoder, fields_of
+from systol_hw.rtl.decoder import Decoder
 from systol_hw.rtl.frame import state_codes
 from systol_hw.rtl.host_sync import HostSync
-from systol_hw.rtl.interfaces import INSTRUCTION_BITS, STATE_BITS, TAG_BITS
-from systol_hw.rtl.ports import LATENCY_BITS
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.instruction import fields_of
+from systol_hw.rtl.widths import INSTRUCTION_BITS, LATENCY_BITS, STATE_BITS, TAG_BITS, TOKEN_UNITS
 
 __all__ = ["CONFIGURATION", "VALUE_BITS", "Dispatch"]
 

@@ -16,12 +16,10 @@ from systol_hw.counters import (
     STATES,
 )
 from systol_hw.faults import Unit
-from systol_hw.rtl.interfaces import STATE_BITS, TAG_BITS, amount_bits
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.interfaces import amount_bits
+from systol_hw.rtl.widths import GROUP_BITS, STATE_BITS, TAG_BITS, TOKEN_UNITS
 
-__all__ = ["GROUP_BITS", "PEAKS", "AmountCounters", "Counters", "StateCounters"]
-
-GROUP_BITS = bits_for(SCALAR_GROUP)
+__all__ = ["PEAKS", "AmountCounters", "Counters", "StateCounters"]
 
 
 def _peak_limits(arch: Arch) -> dict[str, int]:

@@ -1,43 +1,17 @@
-"""From 512 instruction bits to fields, and to what control must know; all from the table."""
+"""From 512 instruction bits to what control must know; all from the table."""
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, signed, unsigned
-from amaranth.lib import data
+from amaranth.hdl import Cat, Const, Module
 from amaranth.lib.wiring import Component, In, Out
-from amaranth.utils import bits_for
 
 from systol_hw.arch import Arch
 from systol_hw.encoding import Field, Operation
-from systol_hw.faults import Unit
-from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.operations import OPERATIONS
-from systol_hw.rtl.interfaces import INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
+from systol_hw.rtl.widths import INSTRUCTION_BITS, UNIT_BITS
 
-__all__ = ["UNIT_BITS", "Decoder", "fields_of", "operation_layout", "unit_word_bits"]
-
-UNIT_BITS = bits_for(max(Unit))
-
-
-def operation_layout(operation: str | Operation) -> data.FlexibleLayout:
-    """The 512 bits of an instruction as a layout: its fields with their signs, and `opcode`."""
-    if isinstance(operation, str):
-        operation = OPERATION_BY_NAME[operation]
-    members = {"opcode": data.Field(unsigned(8), 0)}
-    for field in operation.fields:
-        shape = signed(field.width) if field.signed else unsigned(field.width)
-        members[field.name] = data.Field(shape, field.lsb)
-    return data.FlexibleLayout(INSTRUCTION_BITS, members)
-
-
-def fields_of(word: Any, operation: str | Operation) -> data.View:
-    """A view of the 512-bit value `word` through the fields of `operation`."""
-    return data.View(operation_layout(operation), word)
-
-
-def unit_word_bits(unit: Unit) -> int:
-    """Low bits of the word that any supported instruction of `unit` uses; the others are zero."""
-    return max(o.used_bits.bit_length() for o in OPERATIONS if o.unit is unit and o.supported)
+__all__ = ["Decoder"]
 
 
 class Decoder(Component):

@@ -10,7 +10,8 @@ from amaranth.utils import bits_for, ceil_log2
 from systol_hw.arch import INSTRUCTION_BYTES, Arch
 from systol_hw.registers import CODE_LENGTH_BITS
 from systol_hw.rtl.head_queue import next_slot
-from systol_hw.rtl.interfaces import ADDRESS_BITS, INSTRUCTION_BITS, BeatSignature
+from systol_hw.rtl.interfaces import BeatSignature
+from systol_hw.rtl.widths import ADDRESS_BITS, INSTRUCTION_BITS
 
 __all__ = ["FETCH_USER_BITS", "Fetch"]
 

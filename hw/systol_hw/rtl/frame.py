@@ -17,16 +17,10 @@ from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.operations import OPERATIONS
 from systol_hw.registers import CODE_LENGTH_BITS
-from systol_hw.rtl.decoder import fields_of, unit_word_bits
 from systol_hw.rtl.head_queue import HeadQueue
-from systol_hw.rtl.interfaces import (
-    INSTRUCTION_BITS,
-    STATE_BITS,
-    TAG_BITS,
-    EngineSignature,
-    amount_bits,
-)
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.instruction import fields_of, unit_word_bits
+from systol_hw.rtl.interfaces import EngineSignature, amount_bits
+from systol_hw.rtl.widths import INSTRUCTION_BITS, STATE_BITS, TAG_BITS, TOKEN_UNITS
 
 __all__ = ["UnitFrame", "state_codes"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from amaranth.hdl import Module, Signal
 from amaranth.lib.wiring import Component, In, Out
 
-from systol_hw.rtl.ports import LATENCY_BITS
+from systol_hw.rtl.widths import LATENCY_BITS
 
 __all__ = ["HostSync"]
 

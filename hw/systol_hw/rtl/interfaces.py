@@ -1,4 +1,4 @@
-"""The interfaces between the parts of the RTL, and the widths that follow from an `Arch`.
+"""The interfaces between the parts of the RTL, and what of them follows from an `Arch`.
 
 All are written from the requester's side (`Out` is what the requester drives); the other side uses
 them flipped. Numbers in parentheses refer to docs/timing.md.
@@ -9,15 +9,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from systol_hw.arch import INSTRUCTION_BYTES, TAGS, Arch
+from systol_hw.arch import Arch
 from systol_hw.counters import AMOUNTS
 from systol_hw.faults import Unit
-
-ADDRESS_BITS = 32
-INSTRUCTION_BITS = 8 * INSTRUCTION_BYTES
-TAG_BITS = bits_for(TAGS - 1)
-STATE_BITS = 4
-ACCUMULATOR_BITS = 32
+from systol_hw.rtl.widths import (
+    ACCUMULATOR_BITS,
+    ADDRESS_BITS,
+    INSTRUCTION_BITS,
+    STATE_BITS,
+    TAG_BITS,
+)
 
 
 class UbReadSignature(wiring.Signature):

@@ -25,8 +25,7 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import Arch
-from systol_hw.rtl.decoder import fields_of
-from systol_hw.rtl.interfaces import INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
 from systol_hw.rtl.operand_hold import LOADS, OperandHold
 from systol_hw.rtl.reduction import RunningReduction
 from systol_hw.rtl.requantizer import REQUANTIZE_CYCLES, Requantizer
@@ -37,6 +36,7 @@ from systol_hw.rtl.vector_parameters import (
     VectorParameters,
     read_index_bits,
 )
+from systol_hw.rtl.widths import INSTRUCTION_BITS
 
 __all__ = ["VectorLanes"]
 

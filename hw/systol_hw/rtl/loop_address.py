@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
-from systol_hw.rtl.interfaces import ADDRESS_BITS
+from systol_hw.rtl.widths import ADDRESS_BITS
 
 __all__ = ["STEP_BITS", "LoopAddress"]
 

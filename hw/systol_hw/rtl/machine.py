@@ -13,19 +13,28 @@ from systol_hw.faults import Unit
 from systol_hw.registers import CODE_LENGTH_BITS, REGISTERS
 from systol_hw.rtl.accumulators import Accumulators
 from systol_hw.rtl.control import VALUE_BITS, Dispatch
-from systol_hw.rtl.counters import GROUP_BITS, Counters
-from systol_hw.rtl.decoder import UNIT_BITS
+from systol_hw.rtl.counters import Counters
 from systol_hw.rtl.fetch import Fetch
 from systol_hw.rtl.frame import UnitFrame
-from systol_hw.rtl.interfaces import ADDRESS_BITS, STATE_BITS, TAG_BITS, MemorySignature
+from systol_hw.rtl.interfaces import MemorySignature
 from systol_hw.rtl.matrix import MatrixEngine
 from systol_hw.rtl.ports import MemoryPort
-from systol_hw.rtl.supervisor import CAUSE_BITS, CYCLE_BITS, Supervisor
-from systol_hw.rtl.tokens import TOKEN_UNITS, TokenCounters
+from systol_hw.rtl.supervisor import Supervisor
+from systol_hw.rtl.tokens import TokenCounters
 from systol_hw.rtl.transfer import LoadEngine, StoreEngine
 from systol_hw.rtl.unified_buffer import UnifiedBuffer
 from systol_hw.rtl.vector import VectorEngine
 from systol_hw.rtl.weights import WeightsEngine
+from systol_hw.rtl.widths import (
+    ADDRESS_BITS,
+    CAUSE_BITS,
+    CYCLE_BITS,
+    GROUP_BITS,
+    STATE_BITS,
+    TAG_BITS,
+    TOKEN_UNITS,
+    UNIT_BITS,
+)
 
 __all__ = ["ConfigurationRegisters", "Machine"]
 

@@ -12,12 +12,10 @@ from amaranth.utils import bits_for, ceil_log2
 from systol_hw.arch import Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
-from systol_hw.rtl.array import DelayLine, SystolicArray, array_latency
-from systol_hw.rtl.decoder import fields_of
+from systol_hw.rtl.array import SystolicArray, array_latency
+from systol_hw.rtl.delay_line import DelayLine
+from systol_hw.rtl.instruction import fields_of
 from systol_hw.rtl.interfaces import (
-    ACCUMULATOR_BITS,
-    ADDRESS_BITS,
-    INSTRUCTION_BITS,
     AccumulatorWriteSignature,
     EngineSignature,
     TileSignature,
@@ -26,6 +24,7 @@ from systol_hw.rtl.interfaces import (
 )
 from systol_hw.rtl.loops import LoopNest
 from systol_hw.rtl.ranges import outside
+from systol_hw.rtl.widths import ACCUMULATOR_BITS, ADDRESS_BITS, INSTRUCTION_BITS
 
 __all__ = ["MatrixEngine", "MatrixWalker"]
 

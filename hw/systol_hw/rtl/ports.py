@@ -12,25 +12,16 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from systol_hw.rtl.block_ram import NO_COLLISIONS
-from systol_hw.rtl.interfaces import ADDRESS_BITS, BeatSignature, MemorySignature
+from systol_hw.rtl.interfaces import BeatSignature, MemorySignature
+from systol_hw.rtl.widths import (
+    ADDRESS_BITS,
+    BEAT_COST_BITS,
+    CREDIT_CAP_BITS,
+    CREDIT_INCOME_BITS,
+    LATENCY_BITS,
+)
 
-__all__ = [
-    "BEAT_COST_BITS",
-    "CREDIT_CAP_BITS",
-    "CREDIT_INCOME_BITS",
-    "LATENCY_BITS",
-    "BlockQueue",
-    "MemoryPort",
-]
-
-BEAT_COST_BITS = 18
-"""Bits of `arch.MemoryPort.beat_cost`: at most 64 * 4095."""
-CREDIT_INCOME_BITS = 12
-"""Bits of `arch.MemoryPort.credit_income`: at most 4095."""
-CREDIT_CAP_BITS = 19
-"""Bits of `arch.MemoryPort.credit_cap`: the sum of the other two."""
-LATENCY_BITS = 9
-"""Bits of `arch.MemoryPort.latency_cycles`: at most 511."""
+__all__ = ["BlockQueue", "MemoryPort"]
 
 _SHORTEST_QUEUE = 64
 

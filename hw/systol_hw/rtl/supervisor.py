@@ -12,13 +12,9 @@ from systol_hw.counters import STATES
 from systol_hw.faults import FaultCause, Unit
 from systol_hw.registers import CODE_LENGTH_BITS
 from systol_hw.rtl.control import CONFIGURATION, VALUE_BITS
-from systol_hw.rtl.decoder import UNIT_BITS
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.widths import CAUSE_BITS, CYCLE_BITS, TOKEN_UNITS, UNIT_BITS
 
-__all__ = ["CAUSE_BITS", "CYCLE_BITS", "Supervisor"]
-
-CAUSE_BITS = bits_for(max(FaultCause))
-CYCLE_BITS = 48
+__all__ = ["Supervisor"]
 
 
 class Supervisor(Component):

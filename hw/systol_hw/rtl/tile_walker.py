@@ -9,11 +9,11 @@ from amaranth.utils import bits_for, ceil_log2
 
 from systol_hw.arch import Arch
 from systol_hw.isa import OPERATION_BY_NAME
-from systol_hw.rtl.decoder import fields_of
-from systol_hw.rtl.interfaces import ADDRESS_BITS, INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
 from systol_hw.rtl.loops import LoopNest
 from systol_hw.rtl.walker import BeatWalker
 from systol_hw.rtl.weight_fifo import line_bits
+from systol_hw.rtl.widths import ADDRESS_BITS, INSTRUCTION_BITS
 
 __all__ = ["TileWalker"]
 

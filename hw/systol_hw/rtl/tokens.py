@@ -8,12 +8,9 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
+from systol_hw.rtl.widths import TOKEN_UNITS
 
-__all__ = ["TOKEN_UNITS", "TokenCounters"]
-
-TOKEN_UNITS = tuple(unit for unit in Unit if unit is not Unit.CONTROL)
-"""The units that exchange tokens; bit `unit - 1` of a mask stands for each."""
+__all__ = ["TokenCounters"]
 
 _MASKS = data.ArrayLayout(len(TOKEN_UNITS), len(TOKEN_UNITS))
 

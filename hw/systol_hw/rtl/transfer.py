@@ -12,10 +12,8 @@ from systol_hw.arch import ALL_WINDOWS, Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME
-from systol_hw.rtl.decoder import fields_of
+from systol_hw.rtl.instruction import fields_of
 from systol_hw.rtl.interfaces import (
-    ADDRESS_BITS,
-    INSTRUCTION_BITS,
     BeatSignature,
     EngineSignature,
     UbReadSignature,
@@ -23,8 +21,9 @@ from systol_hw.rtl.interfaces import (
     amount_bits,
 )
 from systol_hw.rtl.loops import LoopNest
-from systol_hw.rtl.unified_buffer import rotate_left, rotate_right
+from systol_hw.rtl.rotate import rotate_left, rotate_right
 from systol_hw.rtl.walker import BeatWalker
+from systol_hw.rtl.widths import ADDRESS_BITS, INSTRUCTION_BITS
 
 __all__ = ["STORE_USER_BITS", "LoadEngine", "StoreEngine", "TransferWalker", "load_user_layout"]
 

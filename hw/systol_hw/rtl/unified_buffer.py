@@ -16,36 +16,14 @@ from amaranth.utils import bits_for, ceil_log2
 from systol_hw.arch import Arch
 from systol_hw.rtl.block_ram import BlockRam
 from systol_hw.rtl.interfaces import UbReadSignature, UbWriteSignature
+from systol_hw.rtl.rotate import rotate_left, rotate_right
 
-__all__ = ["READ_RANKS", "WRITE_RANKS", "UnifiedBuffer", "rotate_left", "rotate_right"]
+__all__ = ["READ_RANKS", "WRITE_RANKS", "UnifiedBuffer"]
 
 READ_RANKS = ("store", "weights", "matrix", "vector_a", "vector_b")
 """Read ports, highest rank first (4.2)."""
 WRITE_RANKS = ("load", "vector")
 """Write ports, highest rank first (4.2)."""
-
-
-def rotate_right(m: Module, word: Any, amount: Any, name: str) -> Any:
-    """Byte j of the result is byte (j + `amount`) % n of `word`; n is a power of two."""
-    for stage in range(ceil_log2(len(word) // 8)):
-        bits = 8 << stage
-        turned = Signal(len(word), name=f"{name}_{stage}")
-        m.d.comb += turned.eq(Mux(amount[stage], Cat(word[bits:], word[:bits]), word))
-        word = turned
-    return word
-
-
-def rotate_left(m: Module, word: Any, amount: Any, name: str, *, unit_bits: int = 8) -> Any:
-    """Byte j of the result is byte (j - `amount`) % n of `word`; n is a power of two.
-
-    `unit_bits`: bits of what stands for a byte.
-    """
-    for stage in range(ceil_log2(len(word) // unit_bits)):
-        bits = unit_bits << stage
-        turned = Signal(len(word), name=f"{name}_{stage}")
-        m.d.comb += turned.eq(Mux(amount[stage], Cat(word[-bits:], word[:-bits]), word))
-        word = turned
-    return word
 
 
 class UnifiedBuffer(Component):

@@ -18,8 +18,8 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from systol_hw.isa import OPERATION_BY_NAME
-from systol_hw.rtl.decoder import fields_of
-from systol_hw.rtl.interfaces import INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
+from systol_hw.rtl.widths import INSTRUCTION_BITS
 
 __all__ = [
     "MULTIPLIER_BITS",

@@ -10,11 +10,11 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import PARAMETER_BYTES, Arch
-from systol_hw.rtl.decoder import fields_of
-from systol_hw.rtl.interfaces import ADDRESS_BITS, INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
 from systol_hw.rtl.table_lookup import TABLE_READS
 from systol_hw.rtl.vector_mode import REDUCE_MEAN, is_operation
 from systol_hw.rtl.vector_parameters import read_index_bits
+from systol_hw.rtl.widths import ADDRESS_BITS, INSTRUCTION_BITS
 
 __all__ = ["VectorPrologue"]
 

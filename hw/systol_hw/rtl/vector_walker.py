@@ -11,8 +11,7 @@ from amaranth.utils import bits_for, ceil_log2
 
 from systol_hw.arch import Arch
 from systol_hw.operations import PLANE_UNIT_BYTES
-from systol_hw.rtl.decoder import fields_of
-from systol_hw.rtl.interfaces import ADDRESS_BITS, INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
 from systol_hw.rtl.loop_address import LoopAddress
 from systol_hw.rtl.loops import LoopNest
 from systol_hw.rtl.ranges import outside
@@ -20,6 +19,7 @@ from systol_hw.rtl.vector_mode import is_operation
 from systol_hw.rtl.vector_parameters import read_index_bits
 from systol_hw.rtl.vector_prologue import VectorPrologue
 from systol_hw.rtl.vector_window import TAP_LOOPS, VectorWindow
+from systol_hw.rtl.widths import ADDRESS_BITS, INSTRUCTION_BITS
 
 __all__ = ["VectorWalker"]
 

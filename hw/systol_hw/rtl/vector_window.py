@@ -6,8 +6,8 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
-from systol_hw.rtl.decoder import fields_of
-from systol_hw.rtl.interfaces import INSTRUCTION_BITS
+from systol_hw.rtl.instruction import fields_of
+from systol_hw.rtl.widths import INSTRUCTION_BITS
 
 __all__ = ["TAP_LOOPS", "VectorWindow"]
 

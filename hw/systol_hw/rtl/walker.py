@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for, ceil_log2
 
-from systol_hw.rtl.interfaces import ADDRESS_BITS
+from systol_hw.rtl.widths import ADDRESS_BITS
 
 __all__ = ["BeatWalker"]
 

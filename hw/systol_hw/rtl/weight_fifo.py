@@ -19,7 +19,7 @@ from amaranth.utils import bits_for, ceil_log2
 from systol_hw.arch import Arch
 from systol_hw.rtl.block_ram import BLOCK_RAM
 from systol_hw.rtl.interfaces import TileSignature
-from systol_hw.rtl.unified_buffer import rotate_left, rotate_right
+from systol_hw.rtl.rotate import rotate_left, rotate_right
 
 __all__ = ["WeightFifo", "line_bits", "place_layout"]
 

@@ -10,7 +10,6 @@ from systol_hw.arch import Arch
 from systol_hw.counters import UNIT_STATES
 from systol_hw.faults import Unit
 from systol_hw.rtl.interfaces import (
-    ADDRESS_BITS,
     BeatSignature,
     EngineSignature,
     TileSignature,
@@ -19,6 +18,7 @@ from systol_hw.rtl.interfaces import (
 )
 from systol_hw.rtl.tile_walker import TileWalker
 from systol_hw.rtl.weight_fifo import WeightFifo, place_layout
+from systol_hw.rtl.widths import ADDRESS_BITS
 
 __all__ = ["WeightsEngine"]
 
