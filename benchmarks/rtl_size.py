@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from systol.terminal import print_table
 from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.assembly import assemble
+from systol_hw.isa.assembly import assemble
 from systol_hw.program import Program, make_program
 from systol_sim.verilated import build, run
 

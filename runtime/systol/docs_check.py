@@ -13,11 +13,11 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from systol_compiler.quantized.operators_page import supported_operators
-from systol_hw.address_map_page import address_map_page
-from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.errors import InputError
-from systol_hw.isa_page import isa_page
-from systol_hw.machines_page import machines_page
+from systol_hw.pages.address_map import address_map_page
+from systol_hw.pages.counters import counter_names, counters_page
+from systol_hw.pages.isa import isa_page
+from systol_hw.pages.machines import machines_page
 from systol_sim.survivors import survivors_text
 
 _SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)

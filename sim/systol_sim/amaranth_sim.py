@@ -10,9 +10,9 @@ import numpy as np
 
 from systol_hw.arch import Arch
 from systol_hw.errors import InputError, MissingToolError
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
+from systol_hw.tables.faults import Fault, FaultCause, Unit
+from systol_hw.tables.registers import COUNTER_READ_LATENCY_CYCLES
 from systol_sim.checker import check
 from systol_sim.results import RunResult
 from systol_sim.run_setup import (

@@ -8,9 +8,9 @@ import numpy as np
 
 from systol_hw.arch import Arch
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, decode_fault
 from systol_hw.program import Program
+from systol_hw.tables.faults import Unit
 from systol_sim.footprint import (
     ACCUMULATORS,
     UB,

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import FaultCause
 from systol_hw.isa import decode
 from systol_hw.program import Program
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import FaultCause
 from systol_sim.footprint import ACCUMULATORS, UB, footprint
 from systol_sim.results import RunResult
 

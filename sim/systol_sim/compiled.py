@@ -48,16 +48,17 @@ _MARK = "@compiled"
 @cache
 def sources() -> tuple[Path, ...]:
     """The modules that decide what compiled functions do: theirs, and all that those import."""
-    found = {p for p in _PACKAGES["systol_sim"].glob("*.py") if _MARK in p.read_text("utf-8")}
+    found = {p for p in _PACKAGES["systol_sim"].rglob("*.py") if _MARK in p.read_text("utf-8")}
     ahead = list(found)
     while ahead:
         for module, names in _IMPORT.findall(ahead.pop().read_text("utf-8")):
             for name in (module, *(f"{module}.{n}" for n in re.findall(r"\w+", names))):
                 package, *rest = name.split(".")
-                path = _PACKAGES[package].joinpath(*rest).with_suffix(".py")
-                if path not in found and path.is_file():
-                    found.add(path)
-                    ahead.append(path)
+                path = _PACKAGES[package].joinpath(*rest)
+                for file in (path.with_suffix(".py"), path / "__init__.py"):
+                    if file not in found and file.is_file():
+                        found.add(file)
+                        ahead.append(file)
     return tuple(sorted(found))
 
 

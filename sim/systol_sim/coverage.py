@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from systol_hw.arch import Arch
-from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import OPERATION_BY_NAME, OPERATION_BY_OPCODE
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.operations import OPERATIONS
 from systol_hw.program import Program
+from systol_hw.tables.counters import AMOUNTS, SCALARS, UNIT_STATES
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim.faulting_ties import tie_names
 from systol_sim.generate import LONG_CYCLES
 from systol_sim.modes import mode_names, mode_of

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from systol_hw.arch import Arch
 from systol_hw.isa import Instruction
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_sim.footprint import UB
 from systol_sim.memories import Memories
 

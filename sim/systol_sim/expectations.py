@@ -9,11 +9,11 @@ from collections import deque
 import numpy as np
 
 from systol_hw.arch import INSTRUCTION_BYTES, TAGS, Arch
-from systol_hw.counter_categories import CATEGORIES
-from systol_hw.counters import AMOUNTS, UNIT_STATES
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode
 from systol_hw.program import Program
+from systol_hw.tables.counter_categories import CATEGORIES
+from systol_hw.tables.counters import AMOUNTS, UNIT_STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.results import Counters, RunResult
 
 _ROW = {(amount.unit, amount.name): index for index, amount in enumerate(AMOUNTS)}

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import INSTRUCTION_BYTES, Arch
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import OPERATION_BY_OPCODE, Instruction, decode, encode, instruction
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.operations import OPERATIONS
 from systol_hw.program import Program, make_program
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim.comparison import TIMED_FAULTS
 from systol_sim.faulting_addresses import BUILDERS
 from systol_sim.faulting_ties import Item, make_tie, small, tie_names

@@ -6,7 +6,7 @@ from functools import partial
 
 from systol_hw.arch import PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.isa import Instruction, instruction
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
 from systol_sim.elementwise_proposals import TABLE_BYTES
 from systol_sim.footprint import ADDRESS_SPAN

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from systol_hw.arch import Arch
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import Instruction, instruction
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim.progress import UNITS
 from systol_sim.results import RunResult
 

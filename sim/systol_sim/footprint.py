@@ -11,9 +11,9 @@ import numpy as np
 
 from systol_hw.arch import PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
+from systol_hw.tables.faults import Unit
 
 UB = 0
 """Space number of the unified buffer (bytes)."""
@@ -219,7 +219,7 @@ def footprint(instruction: Instruction, arch: Arch) -> Footprint:
 
 
 _ORDER_BITS = ((1 << 19) - 1) ^ 0xFF
-"""Token masks and drain bit, of which no footprint depends: `systol_hw.operations`."""
+"""Token masks and drain bit, of which no footprint depends: `systol_hw.isa.operations`."""
 _FOUND: dict[tuple[int, int, int], Footprint] = {}
 """Footprints of late: a program is examined when it is made, ordered, checked and compared."""
 _MOST_FOUND, _FEW = 2000, 64

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, PARAMETER_BYTES, WINDOWS, Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.faults import Unit
 from systol_sim.elementwise_proposals import TABLE_BYTES
 from systol_sim.memories import Memories
 from systol_sim.progress import find_stuck, tile_count

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.faults import Unit
+from systol_hw.tables.faults import Unit
 from systol_sim.footprint import ACCUMULATORS, UB, Footprint, Region, distinct
 
 

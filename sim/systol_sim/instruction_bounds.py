@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import ALL_WINDOWS, PARAMETER_BYTES, Arch
-from systol_hw.faults import Unit
 from systol_hw.program import Program
+from systol_hw.tables.faults import Unit
 from systol_sim.instruction_columns import (
     ACCESSES,
     B_PLANE_BYTES,

@@ -1,6 +1,6 @@
 """The columns of the instruction table."""
 
-from systol_hw.faults import Unit
+from systol_hw.tables.faults import Unit
 
 # Columns that every instruction has.
 UNIT, KIND, REFUSED, WAIT, SIGNAL, DRAIN, PORT, SAFE, BANKS, WRITES = range(10)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import WINDOWS
-from systol_hw.decode_many import Decoded, decode_many
-from systol_hw.faults import FaultCause, Unit
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.decode_many import Decoded, decode_many
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim.instruction_bounds import bounds_of
 from systol_sim.instruction_columns import (
     ACCESSES,

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
+from systol_hw.tables.faults import Unit
 from systol_sim.matrix_kernels import ROW_FIELDS, TILE_FIELDS
 from systol_sim.transfer_kernels import span
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
+from systol_hw.tables.faults import Unit
 from systol_sim.footprint import ACCUMULATORS, UB, WEIGHT, WINDOW, Footprint, footprint
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import product
 
-from systol_hw.encoding import Field, Operation
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.encoding import Field, Operation
+from systol_hw.isa.operations import OPERATIONS
 
 MOST_VALUES = 4
 """Legal values that a field has at most to count as a mode."""

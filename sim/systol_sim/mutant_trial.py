@@ -25,12 +25,12 @@ from numba.core.errors import NumbaError
 
 import systol_sim
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.counters import AMOUNTS
 from systol_hw.formal.equivalence import unproved_module
 from systol_hw.isa import instruction
 from systol_hw.program import Program, make_program
 from systol_hw.rtl import emit
 from systol_hw.rtl.machine import Machine
+from systol_hw.tables.counters import AMOUNTS
 from systol_sim.faulting import (
     FAULT_WATCHDOG_CYCLES,
     UNIT_KINDS,

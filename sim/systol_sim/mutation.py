@@ -36,8 +36,7 @@ _FOLDERS: Mapping[str, str] = {
     RTL: "hw/systol_hw/rtl", SIM: "sim/systol_sim", CHECKER: "sim/systol_sim",
 }
 # No hardware of a machine's own comes from these.
-_NOT_HARDWARE = frozenset({"__init__", "emit", "interfaces"})
-_AXI = "axi"
+_NOT_HARDWARE = ("bus/", "emit", "contract/interfaces", "contract/widths")
 # Of the simulator, what decides times and values.
 _SIMULATOR = (
     "stepper", "step_control", "step_ports", "step_buffer", "step_vector", "skipping", "streams",
@@ -62,13 +61,17 @@ def modules(root: Path, target: str) -> tuple[str, ...]:
         program is valid.
     """
     folder = _FOLDERS[target]
-    names = sorted(path.stem for path in (root / folder).glob("*.py"))
+    names = sorted(
+        path.relative_to(root / folder).with_suffix("").as_posix()
+        for path in (root / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    )
     if target == SIM:
         chosen = [name for name in names if name.startswith(_SIMULATOR)]
     elif target == CHECKER:
         chosen = [name for name in names if name in _CHECKER]
     else:
-        chosen = [n for n in names if n not in _NOT_HARDWARE and not n.startswith(_AXI)]
+        chosen = [name for name in names if not name.startswith(_NOT_HARDWARE)]
     return tuple(f"{folder}/{name}.py" for name in chosen)
 
 
@@ -84,6 +87,12 @@ _LIMITS = frozenset({"min", "max", "minimum", "maximum", "clip"})
 _UNSEEN_KEYWORDS = frozenset({"name", "attrs", "src_loc_at", "reset_less"})
 _UNSEEN_CONSTANTS = frozenset({"RING", "NEVER", "HISTORY", "WALKER_PLACES", "COVERAGE_NAMES"})
 _MARK = re.compile(r"\s+")
+
+
+def module_of(path: str) -> str:
+    """A module's path below its package, without the suffix."""
+    bare = Path(path).with_suffix("")
+    return "/".join(bare.parts[2:]) or bare.stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +123,8 @@ class Mutant:
 
     @property
     def module(self) -> str:
-        """Name of the changed module, without its package."""
-        return Path(self.path).stem
+        """The changed module, as `module_of` has it."""
+        return module_of(self.path)
 
     @property
     def place(self) -> str:

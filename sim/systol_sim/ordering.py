@@ -7,8 +7,8 @@ if and only if j's start clock passes i's place among its unit's instructions.
 
 from collections.abc import Iterable, Sequence
 
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
+from systol_hw.tables.faults import Unit
 
 Clock = list[int]
 """Ended instructions, by unit number (CONTROL's entry stays 0)."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES
-from systol_hw.counters import AMOUNTS, SCALARS, STATES
 from systol_hw.program import Program
+from systol_hw.tables.counters import AMOUNTS, SCALARS, STATES
 from systol_sim.instruction_columns import COLUMNS
 
 CONTROL, LOAD, STORE, WEIGHTS, MATRIX, VECTOR = range(6)
@@ -26,13 +26,13 @@ HISTORY = 128
 """Length of the small rings, a power of two: more than any buffer's depth."""
 NEVER = 1 << 62
 
-# States (systol_hw.counters).
+# States (systol_hw.tables.counters).
 IDLE, BUSY, START, WAIT_DRAIN, WAIT_INFLIGHT, WAIT_PORT, WAIT_BANK = 0, 1, 2, 8, 9, 10, 11
 WAIT_SPACE, WAIT_TILE, WAIT_SHIFT, WAIT_LANES, FLIGHT = 12, 12, 13, 13, 14
 CONTROL_BUSY, WAIT_FETCH, FULL, WAIT_QUIET, WAIT_HOST = 1, 2, 2, 8, 9
 ILLEGAL_INSTRUCTION, ADDRESS, TOKEN_OVERFLOW, WATCHDOG = 1, 3, 4, 5
-"""Fault causes (systol_hw.faults)."""
-# Amounts, by row of systol_hw.counters.AMOUNTS.
+"""Fault causes (systol_hw.tables.faults)."""
+# Amounts, by row of systol_hw.tables.counters.AMOUNTS.
 A_FETCH, A_LOAD, A_STORE, A_WEIGHTS, A_USEFUL, A_PADDING = 0, 1, 3, 5, 6, 7
 A_ELEMENTS, A_WEIGHTS_UB = 11, 12
 
@@ -66,7 +66,7 @@ COVERAGE_NAMES = (
     "tiles skipped", "output rows skipped", "beats of load skipped", "beats of store skipped",
 )
 
-# Peaks and others, by index of systol_hw.counters.SCALARS; that of a queue is P_QUEUE + unit.
+# Peaks and others, by index of systol_hw.tables.counters.SCALARS; a queue's is P_QUEUE + unit.
 P_CYCLES, P_QUEUE, P_USED, P_BUFFERED, P_HELD = 0, 1, 7, 8, 9
 # Columns of the rings: beats of the store buffer, held rows, claims of accumulator banks;
 # of the log.

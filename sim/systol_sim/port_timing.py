@@ -9,7 +9,7 @@ import random
 from fractions import Fraction
 
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.registers import latency_limit
+from systol_hw.tables.registers import latency_limit
 
 _LEAST_LATENCY, _GREATEST_LATENCY = 8, 511
 _LEAST_RATE = Fraction(1, 2)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
+from systol_hw.tables.faults import Unit
 
 UNITS: tuple[Unit, ...] = tuple(unit for unit in Unit if unit is not Unit.CONTROL)
 """The units that have queues."""

@@ -1,6 +1,6 @@
 """The reference executor: each instruction in program order, exactly as the table's `doc` says.
 
-Plain int64 numpy, written from `systol_hw.operations` and docs/numerics.md alone; it shares no
+Plain int64 numpy, written from `systol_hw.isa.operations` and docs/numerics.md alone; it shares no
 arithmetic with the simulator or the RTL, nor its addresses with the checker. It counts no cycles.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from systol_hw.arch import TAGS, WINDOWS
-from systol_hw.counters import AMOUNTS
 from systol_hw.errors import InputError, InvalidProgramError
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.isa import Instruction, decode, decode_fault
 from systol_hw.program import Program
-from systol_hw.registers import LARGEST_WATCHDOG_CYCLES
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Fault, FaultCause, Unit
+from systol_hw.tables.registers import LARGEST_WATCHDOG_CYCLES
 from systol_sim.checker import check
 from systol_sim.reference_machine import (
     AMOUNT,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from systol_hw.arch import Arch
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Unit
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Unit
 
 AMOUNT = {(amount.unit, amount.name): index for index, amount in enumerate(AMOUNTS)}
 """Row of each amount."""

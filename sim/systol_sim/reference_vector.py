@@ -6,9 +6,9 @@ to 5.
 
 import numpy as np
 
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
+from systol_hw.tables.faults import Unit
 from systol_sim.reference_machine import Machine, addresses, index, signed, wrap32
 
 _LIMITS = {0: (-128, 127), 1: (-32639, 32639)}

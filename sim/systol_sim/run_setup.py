@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from systol_hw.arch import TAGS, MemoryPort
-from systol_hw.counters import AMOUNTS, SCALAR_GROUP, SCALARS, UNIT_STATES
 from systol_hw.errors import ConfigurationError
 from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.program import Program
-from systol_hw.registers import (
+from systol_hw.tables.counters import AMOUNTS, SCALAR_GROUP, SCALARS, UNIT_STATES
+from systol_hw.tables.registers import (
     REGISTER_BY_NAME,
     default_watchdog_cycles,
     latency_limit,

@@ -7,10 +7,10 @@ import numpy as np
 
 from systol_hw.arch import INSTRUCTION_BYTES
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, encode, instruction
 from systol_hw.program import Program
 from systol_hw.program_text import format_program, parse_program
+from systol_hw.tables.faults import Unit
 from systol_sim.checker import find_violations
 from systol_sim.generate import Case
 from systol_sim.progress import tile_count

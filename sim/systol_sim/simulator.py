@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from systol_hw.arch import TAGS
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import default_watchdog_cycles
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Fault, FaultCause, Unit
+from systol_hw.tables.registers import default_watchdog_cycles
 from systol_sim.building import building
 from systol_sim.checker import check
 from systol_sim.compiled import (
@@ -60,7 +60,7 @@ def run(
         and to the program's length. The results but for `coverage` are the same.
     watchdog_cycles
         Cycles without progress after which the machine faults; None takes the machine's own
-        (`systol_hw.registers.default_watchdog_cycles`).
+        (`systol_hw.tables.registers.default_watchdog_cycles`).
     checked
         True if the caller knows that `program` is valid, or wants its fault: no static check.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from systol_hw.errors import InputError
-from systol_sim.mutation import CHECKER, RTL, SIM, Mutant, mutants_of
+from systol_sim.mutation import CHECKER, RTL, SIM, Mutant, module_of, mutants_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Survivor:
 EXPLAINED: tuple[Survivor, ...] = (
     Survivor(
         target=RTL,
-        path="hw/systol_hw/rtl/ranges.py",
+        path="hw/systol_hw/rtl/walk/address_check.py",
         text="bits = bits_for(size - 1)",
         before="1",
         after="0",
@@ -148,7 +148,7 @@ def _items() -> Iterator[str]:
         which = _ordinal(survivor.occurrence) if survivor.occurrence > 1 else ""
         before, after = (" ".join(text.split()) for text in (survivor.before, survivor.after))
         yield (
-            f"- `{Path(survivor.path).stem}`, `{survivor.text}`: the {which}`{before}` becomes "
+            f"- `{module_of(survivor.path)}`, `{survivor.text}`: the {which}`{before}` becomes "
             f"`{after}`; {survivor.why}"
         )
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.counters import AMOUNTS, STATES
-from systol_hw.faults import Unit
 from systol_hw.program import Program
+from systol_hw.tables.counters import AMOUNTS, STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.instruction_columns import KIND, REFUSED, TAG, UNIT, VALUE
 from systol_sim.instruction_table import InstructionTable
 from systol_sim.places import COUNTED_TAGS

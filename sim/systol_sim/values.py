@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from systol_hw.arch import WINDOWS
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
+from systol_hw.tables.faults import Unit
 from systol_sim import vector_kernels
 from systol_sim.matrix_plan import MatrixPlan, arguments, plan_matrix
 from systol_sim.matrix_values import MatrixValues

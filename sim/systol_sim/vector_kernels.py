@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from systol_hw.operations import PLANE_UNIT_BYTES
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_sim.compiled import compiled
 
 MASK = 0xFFFFFFFF

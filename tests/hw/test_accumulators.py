@@ -8,7 +8,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.rtl.accumulators import Accumulators
+from systol_hw.rtl.memory.accumulators import Accumulators
 
 NANO = PRESETS["nano"]
 MACHINES = {

@@ -10,10 +10,10 @@ from amaranth.hdl import Module, Signal, Value, signed
 from amaranth.sim import Simulator
 
 from systol_hw.errors import ConfigurationError
-from systol_hw.rtl.array import SystolicArray, array_latency
-from systol_hw.rtl.convert_once import ModuleLibrary
-from systol_hw.rtl.delay_line import DelayLine
-from systol_hw.rtl.multiplier import PackedPair, PlainPair, recipe, truncated_product
+from systol_hw.rtl.matrix.array import SystolicArray, array_latency
+from systol_hw.rtl.matrix.multiplier import PackedPair, PlainPair, recipe, truncated_product
+from systol_hw.rtl.parts.convert_once import ModuleLibrary
+from systol_hw.rtl.parts.delay_line import DelayLine
 
 Ints = npt.NDArray[np.int64]
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_hw.arch import PRESETS
-from systol_hw.assembly import assemble, assemble_code, disassemble, disassemble_code
-from systol_hw.encoding import Operation
 from systol_hw.errors import InputError, SystolError
 from systol_hw.isa import Instruction, decode_fault, instruction
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.assembly import assemble, assemble_code, disassemble, disassemble_code
+from systol_hw.isa.encoding import Operation
+from systol_hw.isa.operations import OPERATIONS
 from systol_hw.program import Program, Window
 from systol_hw.program_text import format_program, parse_program
 

@@ -8,7 +8,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from random_streams import RandomSink, RandomSource
-from systol_hw.rtl.axi import AxiMaster
+from systol_hw.rtl.bus.axi import AxiMaster
 
 WIDTH, MEMORIES, OUTSTANDING = 4, 3, 5
 BASES = (0x1_2345_6000, 0xFFFF_F000, 0x7000)

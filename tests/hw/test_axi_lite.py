@@ -7,10 +7,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from random_streams import RandomSink, RandomSource
-from systol_hw.address_map import ADDRESS_MAP, MEMORY_BASES, Access
-from systol_hw.address_map_page import address_map_page
-from systol_hw.registers import REGISTERS, Register
-from systol_hw.rtl.axi_lite import AxiLiteRegisters
+from systol_hw.pages.address_map import address_map_page
+from systol_hw.rtl.bus.axi_lite import AxiLiteRegisters
+from systol_hw.tables.address_map import ADDRESS_MAP, MEMORY_BASES, Access
+from systol_hw.tables.registers import REGISTERS, Register
 
 OKAY, SLVERR = 0, 2
 BY_OFFSET = {register.offset: register for register in ADDRESS_MAP}

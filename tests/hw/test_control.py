@@ -7,11 +7,11 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.counters import UNIT_STATES
-from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME, encode, instruction
-from systol_hw.rtl.control import CONFIGURATION, Dispatch
-from systol_hw.rtl.widths import TOKEN_UNITS
+from systol_hw.rtl.contract.widths import TOKEN_UNITS
+from systol_hw.rtl.control.dispatch import CONFIGURATION, Dispatch
+from systol_hw.tables.counters import UNIT_STATES
+from systol_hw.tables.faults import Unit
 
 CODES = {state.name: state.code for state in UNIT_STATES[Unit.CONTROL]}
 OPERATION_OF = {

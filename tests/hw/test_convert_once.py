@@ -8,9 +8,9 @@ from amaranth.hdl import Module, ResetInserter
 from amaranth.lib.wiring import Component, In, Out
 
 from systol_hw.arch import PRESETS
-from systol_hw.rtl.block_ram import BlockRam
-from systol_hw.rtl.convert_once import ModuleLibrary, converted_once
 from systol_hw.rtl.emit import convert_blocks, convert_verilog
+from systol_hw.rtl.parts.block_ram import BlockRam
+from systol_hw.rtl.parts.convert_once import ModuleLibrary, converted_once
 
 
 class Step(Component):  # type: ignore[misc]

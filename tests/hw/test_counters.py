@@ -7,10 +7,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.counters import AMOUNTS, COUNTER_BITS, SCALAR_GROUP, SCALARS
-from systol_hw.faults import Unit
-from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
 from systol_hw.rtl.counters import PEAKS, AmountCounters, Counters, StateCounters
+from systol_hw.tables.counters import AMOUNTS, COUNTER_BITS, SCALAR_GROUP, SCALARS
+from systol_hw.tables.faults import Unit
+from systol_hw.tables.registers import COUNTER_READ_LATENCY_CYCLES
 
 
 @pytest.mark.parametrize("addresses", [1, 2, 3, 256])

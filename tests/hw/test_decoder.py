@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.encoding import Operation
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import decode, decode_fault
-from systol_hw.operations import OPERATIONS
-from systol_hw.rtl.decoder import Decoder
-from systol_hw.rtl.instruction import fields_of, unit_word_bits
+from systol_hw.isa.encoding import Operation
+from systol_hw.isa.operations import OPERATIONS
+from systol_hw.rtl.contract.instruction import fields_of, unit_word_bits
+from systol_hw.rtl.control.decoder import Decoder
+from systol_hw.tables.faults import FaultCause, Unit
 
 
 def verdicts(arch: Arch, words: list[int]) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, MemoryPort
-from systol_hw.rtl.fetch import Fetch
+from systol_hw.rtl.control.fetch import Fetch
 
 
 @pytest.mark.parametrize(("width", "depth", "burst"), [(4, 4, 64), (1, 3, 16), (64, 1, 64)])

@@ -10,10 +10,10 @@ from systol_hw.arch import PRESETS, Arch, MemoryPort
 from systol_hw.errors import MissingToolError
 from systol_hw.formal import proof as proof_module
 from systol_hw.formal.__main__ import main
-from systol_hw.formal.memory_port import COST_BITS
-from systol_hw.formal.port_deliveries import LATENCIES, RATES
 from systol_hw.formal.proof import Mutant, Proof, mutated_source, prove, require_tools
 from systol_hw.formal.proofs import PROOFS
+from systol_hw.formal.properties.memory_port import COST_BITS
+from systol_hw.formal.properties.port_deliveries import LATENCIES, RATES
 
 QUICK = (
     "head-queue-3",

@@ -9,12 +9,12 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.counters import UNIT_STATES
-from systol_hw.faults import Unit
 from systol_hw.isa import encode, instruction, mask_of_units
-from systol_hw.operations import OPERATIONS
-from systol_hw.rtl.frame import UnitFrame
-from systol_hw.rtl.widths import TOKEN_UNITS
+from systol_hw.isa.operations import OPERATIONS
+from systol_hw.rtl.contract.widths import TOKEN_UNITS
+from systol_hw.rtl.control.unit_frame import UnitFrame
+from systol_hw.tables.counters import UNIT_STATES
+from systol_hw.tables.faults import Unit
 
 ENGINE_STATE = 10
 

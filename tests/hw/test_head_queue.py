@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator
 
-from systol_hw.rtl.head_queue import HeadQueue
+from systol_hw.rtl.parts.head_queue import HeadQueue
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 7, 8])

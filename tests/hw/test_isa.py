@@ -5,12 +5,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from systol_hw import isa
 from systol_hw.arch import INSTRUCTION_BYTES, PRESETS
-from systol_hw.encoding import Field, Operation
-from systol_hw.faults import FaultCause
-from systol_hw.isa import OPERATION_BY_NAME, Instruction, decode, decode_fault, instruction
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa import (
+    OPERATION_BY_NAME,
+    OPERATION_BY_OPCODE,
+    Instruction,
+    codec,
+    decode,
+    decode_fault,
+    encode,
+    instruction,
+)
+from systol_hw.isa.encoding import Field, Operation
+from systol_hw.isa.operations import OPERATIONS
+from systol_hw.tables.faults import FaultCause
 
 NANO = PRESETS["nano"]
 _LEVEL = Field(
@@ -24,8 +32,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     nop = OPERATION_BY_NAME["nop"]
     partly = dataclasses.replace(nop, name="partly", opcode=0x7E, fields=(_LEVEL,))
     future = dataclasses.replace(nop, name="future", opcode=0x7F, supported=False)
-    table = {**isa.OPERATION_BY_OPCODE, 0x7E: partly, 0x7F: future}
-    monkeypatch.setattr(isa, "OPERATION_BY_OPCODE", table)
+    table = {**OPERATION_BY_OPCODE, 0x7E: partly, 0x7F: future}
+    monkeypatch.setattr(codec, "OPERATION_BY_OPCODE", table)
     yield
     decode.cache_clear()
 
@@ -54,15 +62,15 @@ def test_nothing_that_the_table_declares_is_unsupported() -> None:
         for field in operation.fields:
             for value in (*field.bounds(NANO), field.default):
                 item = Instruction(operation, {**instruction(operation).fields, field.name: value})
-                fault = decode_fault(isa.encode(item), NANO)
+                fault = decode_fault(encode(item), NANO)
                 assert fault is None or fault[0] is FaultCause.ILLEGAL_INSTRUCTION, operation.name
 
 
 def test_equal_instructions_are_equal_however_they_were_made() -> None:
     item = instruction("read_host", run_bytes=7, memory_stride0=-3)
-    again = decode(isa.encode(item))
+    again = decode(encode(item))
     assert again == item and hash(again) == hash(item)
-    assert again.word == int.from_bytes(isa.encode(item), "little")
+    assert again.word == int.from_bytes(encode(item), "little")
     assert item != instruction("read_host", run_bytes=7)
 
 

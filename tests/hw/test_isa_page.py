@@ -2,10 +2,10 @@
 
 import re
 
-from systol_hw.counters_page import counter_names, counters_page
-from systol_hw.faults import FaultCause
-from systol_hw.isa_page import isa_page
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.operations import OPERATIONS
+from systol_hw.pages.counters import counter_names, counters_page
+from systol_hw.pages.isa import isa_page
+from systol_hw.tables.faults import FaultCause
 
 
 def test_every_operation_has_a_section_with_all_its_fields() -> None:

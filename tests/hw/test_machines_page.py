@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from systol_hw.arch import PRESETS, Arch, MemoryPort, load_arch
-from systol_hw.machines_page import machines_page
+from systol_hw.pages.machines import machines_page
 
 
 def test_the_file_on_the_page_is_a_machine(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.counters import UNIT_STATES
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, encode, instruction
-from systol_hw.rtl.matrix import MatrixEngine
+from systol_hw.rtl.matrix.engine import MatrixEngine
+from systol_hw.tables.counters import UNIT_STATES
+from systol_hw.tables.faults import Unit
 
 STATE = {state.name: state.code for state in UNIT_STATES[Unit.MATRIX]}
 NANO = PRESETS["nano"]

@@ -10,9 +10,9 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw import arch
-from systol_hw.registers import latency_limit
-from systol_hw.rtl.interfaces import BeatSignature
-from systol_hw.rtl.ports import MemoryPort
+from systol_hw.rtl.contract.interfaces import BeatSignature
+from systol_hw.rtl.memory.memory_port import MemoryPort
+from systol_hw.tables.registers import latency_limit
 
 USER_BITS = {"fetch": 1, "weights": 9, "load": 12, "store": 3}
 NAMES = tuple(USER_BITS)

@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from systol_hw.rtl.reduction import RunningReduction
+from systol_hw.rtl.vector.reduction import RunningReduction
 
 
 def wrap32(value: int) -> int:

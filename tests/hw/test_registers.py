@@ -7,7 +7,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, MemoryPort
-from systol_hw.registers import (
+from systol_hw.rtl.machine import ConfigurationRegisters
+from systol_hw.tables.registers import (
     ADDRESS_BITS,
     REGISTER_BY_NAME,
     REGISTERS,
@@ -15,7 +16,6 @@ from systol_hw.registers import (
     port_values,
     reset_values,
 )
-from systol_hw.rtl.machine import ConfigurationRegisters
 
 
 def test_addresses_and_names_are_distinct_and_fit() -> None:

@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from systol_hw.rtl.requantizer import REQUANTIZE_CYCLES, Requantizer
+from systol_hw.rtl.vector.requantizer import REQUANTIZE_CYCLES, Requantizer
 
 INT32 = st.integers(-(1 << 31), (1 << 31) - 1)
 MULTIPLIER = st.integers(-(1 << 17), (1 << 17) - 1)

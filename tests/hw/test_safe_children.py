@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.rtl.axi_machine import convert_axi_verilog
+from systol_hw.rtl.bus.axi_machine import convert_axi_verilog
 from systol_hw.rtl.emit import convert_blocks, convert_verilog
 from systol_hw.safe_children import safe_children
 from systol_sim import compiled

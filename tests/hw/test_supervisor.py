@@ -7,10 +7,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.faults import FaultCause, Unit
-from systol_hw.rtl.control import CONFIGURATION
-from systol_hw.rtl.supervisor import Supervisor
-from systol_hw.rtl.widths import TOKEN_UNITS
+from systol_hw.rtl.contract.widths import TOKEN_UNITS
+from systol_hw.rtl.control.dispatch import CONFIGURATION
+from systol_hw.rtl.control.supervisor import Supervisor
+from systol_hw.tables.faults import FaultCause, Unit
 
 WATCHDOG, STATUS = (1 << CONFIGURATION.index(name) for name in ("watchdog", "status"))
 

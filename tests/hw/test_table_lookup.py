@@ -6,7 +6,7 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
-from systol_hw.rtl.table_lookup import TableLookup, table_words
+from systol_hw.rtl.vector.table_lookup import TableLookup, table_words
 
 
 @pytest.mark.parametrize("narrow", [False, True])

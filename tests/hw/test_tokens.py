@@ -6,8 +6,8 @@ import random
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.rtl.tokens import TokenCounters
-from systol_hw.rtl.widths import TOKEN_UNITS
+from systol_hw.rtl.contract.widths import TOKEN_UNITS
+from systol_hw.rtl.control.tokens import TokenCounters
 
 
 def test_counters_follow_a_model_and_report_overflow() -> None:

@@ -13,8 +13,8 @@ from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import Instruction, encode, instruction
-from systol_hw.rtl.transfer import LoadEngine, StoreEngine, load_user_layout
-from systol_hw.rtl.walker import BeatWalker
+from systol_hw.rtl.transfer.engines import LoadEngine, StoreEngine, load_user_layout
+from systol_hw.rtl.walk.beat_walker import BeatWalker
 
 NANO = PRESETS["nano"]
 BUSY, WAIT_PORT, WAIT_BANK, WAIT_BUFFER = 1, 10, 11, 12

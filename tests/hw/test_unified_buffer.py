@@ -9,7 +9,7 @@ from amaranth.hdl import Fragment
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.rtl.unified_buffer import READ_RANKS, WRITE_RANKS, UnifiedBuffer
+from systol_hw.rtl.memory.unified_buffer import READ_RANKS, WRITE_RANKS, UnifiedBuffer
 
 NANO = PRESETS["nano"]
 MACHINES = {

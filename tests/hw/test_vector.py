@@ -11,10 +11,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.counters import UNIT_STATES
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, encode, instruction
-from systol_hw.rtl.vector import VectorEngine
+from systol_hw.rtl.vector.engine import VectorEngine
+from systol_hw.tables.counters import UNIT_STATES
+from systol_hw.tables.faults import Unit
 
 STATE = {state.name: state.code for state in UNIT_STATES[Unit.VECTOR]}
 NANO = PRESETS["nano"]

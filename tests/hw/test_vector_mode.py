@@ -6,7 +6,7 @@ from amaranth.lib import data
 from amaranth.sim import Simulator
 
 from systol_hw.isa import Instruction, encode, instruction
-from systol_hw.rtl.vector_mode import ModeRegister, VectorMode
+from systol_hw.rtl.vector.mode import ModeRegister, VectorMode
 
 CLIPS = (-32768, -32640, -32639, -32638, -129, -128, -127, -1, 0, 126, 127, 128, 32638, 32639,
          32640, 32767)

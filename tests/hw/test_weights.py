@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import Instruction, encode, instruction
-from systol_hw.rtl.weights import WeightsEngine
+from systol_hw.rtl.weights.engine import WeightsEngine
 
 NANO = PRESETS["nano"]
 BUSY, WAIT_PORT, WAIT_BANK, WAIT_FIFO = 1, 10, 11, 12

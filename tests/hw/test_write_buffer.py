@@ -9,7 +9,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from systol_hw.arch import PRESETS
-from systol_hw.rtl.write_buffer import WriteBuffer
+from systol_hw.rtl.vector.write_buffer import WriteBuffer
 
 
 @pytest.mark.parametrize("grant_rate", [0.2, 0.9, 1.0])

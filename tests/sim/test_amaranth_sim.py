@@ -7,9 +7,9 @@ import pytest
 
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import instruction, mask_of_units
 from systol_hw.program import Window, make_program
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim import amaranth_sim, simulator
 from systol_sim.generate import generate
 

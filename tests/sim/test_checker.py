@@ -13,9 +13,9 @@ from memory_peak import with_peak
 from ordering_oracle import closure, conflicting_pairs, removals
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.faults import Unit
 from systol_sim.checker import check, find_violations
 from systol_sim.footprint import UB, WINDOW, Footprint, Region
 from systol_sim.generate import generate

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.assembly import assemble
-from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
-from systol_hw.faults import Unit
+from systol_hw.isa.assembly import assemble
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.counters import AMOUNTS, SCALARS, UNIT_STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.results import RunResult
 from systol_sim.simulator import run, run_timing
 

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.isa import instruction
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.operations import OPERATIONS
 from systol_hw.program import Window, make_program
+from systol_hw.tables.faults import Fault, FaultCause, Unit
 from systol_sim.checker import find_violations
 from systol_sim.coverage import possible_faults
 from systol_sim.faulting import empty_program, fault_kinds, generate_faulting

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from systol_hw.counters import AMOUNTS, UNIT_STATES
 from systol_hw.errors import InputError
-from systol_hw.faults import Unit
 from systol_hw.isa import decode
 from systol_hw.program import Program
+from systol_hw.tables.counters import AMOUNTS, UNIT_STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.checker import check
 from systol_sim.comparison import differences
 from systol_sim.coverage import Coverage, goals

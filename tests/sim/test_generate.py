@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Unit
 from systol_hw.isa import decode
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.operations import OPERATIONS
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Unit
 from systol_sim.checker import check
 from systol_sim.covering import covering_machines
 from systol_sim.fuzz import refer, step

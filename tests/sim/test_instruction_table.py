@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from systol_hw.arch import WINDOWS, Arch
-from systol_hw.decode_many import decode_many
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import OPERATION_BY_OPCODE, decode, decode_fault
+from systol_hw.isa.decode_many import decode_many
 from systol_hw.program import Program
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim.faulting import empty_program, fault_kinds, generate_faulting
 from systol_sim.footprint import UB, Region, footprint
 from systol_sim.fuzz import refer

@@ -13,10 +13,10 @@ import pytest
 
 from systol_hw.arch import PRESETS, MemoryPort
 from systol_hw.errors import InputError
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import instruction
 from systol_hw.program import Program, Window, make_program
-from systol_hw.registers import LARGEST_WATCHDOG_CYCLES, default_watchdog_cycles
+from systol_hw.tables.faults import FaultCause, Unit
+from systol_hw.tables.registers import LARGEST_WATCHDOG_CYCLES, default_watchdog_cycles
 from systol_sim import reference, simulator
 from systol_sim.interruptible import THREAD, interruptible
 from systol_sim.run_setup import register_writes

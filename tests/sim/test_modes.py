@@ -1,7 +1,7 @@
 """The modes of operations: all combinations of their small fields, found again in code."""
 
 from systol_hw.isa import decode, encode, instruction
-from systol_hw.operations import OPERATIONS
+from systol_hw.isa.operations import OPERATIONS
 from systol_sim.modes import mode_names, mode_of
 
 

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction
+from systol_hw.tables.faults import Unit
 from systol_sim.faulting import generate_faulting
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_hw.arch import PRESETS
-from systol_hw.counters import AMOUNTS
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim import oracle, reference
 from systol_sim.generate import overflow_program
 from systol_sim.reference_machine import AMOUNT

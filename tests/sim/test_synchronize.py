@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import decode, instruction
 from systol_hw.program import make_program
+from systol_hw.tables.faults import Unit
 from systol_sim.checker import find_violations
 from systol_sim.generate import generate
 from systol_sim.machines import FUZZ_MACHINES

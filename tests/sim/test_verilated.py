@@ -16,9 +16,9 @@ import pytest
 
 from systol_hw.arch import PRESETS
 from systol_hw.errors import ConfigurationError, InputError, InvalidProgramError, MissingToolError
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import decode, encode, instruction
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim import simulator
 from systol_sim.generate import Case, generate
 from systol_sim.results import RunResult

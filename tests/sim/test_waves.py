@@ -10,9 +10,9 @@ import pytest
 
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError, MissingToolError
-from systol_hw.faults import Unit
 from systol_hw.isa import decode, instruction
 from systol_hw.program import make_program
+from systol_hw.tables.faults import Unit
 from systol_sim import amaranth_sim, simulator, verilated
 from systol_sim.generate import generate
 from systol_sim.verilated import build, runner

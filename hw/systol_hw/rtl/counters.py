@@ -1,4 +1,4 @@
-"""The performance counters (docs/timing.md, 8; the table is `systol_hw.counters`)."""
+"""The performance counters (docs/timing.md, 8; the table is `systol_hw.tables.counters`)."""
 
 from typing import Any
 
@@ -8,16 +8,10 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import TAGS, Arch
-from systol_hw.counters import (
-    AMOUNTS,
-    COUNTER_BITS,
-    SCALAR_GROUP,
-    SCALARS,
-    STATES,
-)
-from systol_hw.faults import Unit
-from systol_hw.rtl.interfaces import amount_bits
-from systol_hw.rtl.widths import GROUP_BITS, STATE_BITS, TAG_BITS, TOKEN_UNITS
+from systol_hw.rtl.contract.interfaces import amount_bits
+from systol_hw.rtl.contract.widths import GROUP_BITS, STATE_BITS, TAG_BITS, TOKEN_UNITS
+from systol_hw.tables.counters import AMOUNTS, COUNTER_BITS, SCALAR_GROUP, SCALARS, STATES
+from systol_hw.tables.faults import Unit
 
 __all__ = ["PEAKS", "AmountCounters", "Counters", "StateCounters"]
 

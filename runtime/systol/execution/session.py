@@ -19,8 +19,8 @@ from systol.results.record import SegmentRun, add_counters, without_values
 from systol.results.result import ModelResult
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.numbers.limits import Array
-from systol_hw.assembly import format_word
 from systol_hw.errors import InputError, MachineFaultError
+from systol_hw.isa.assembly import format_word
 from systol_sim.checker import check
 from systol_sim.results import Counters, RunResult
 

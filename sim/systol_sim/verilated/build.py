@@ -137,7 +137,7 @@ def model_library(arch: Arch, *, packed: bool, waves: str = "") -> Path:
     ----------
     arch
     packed
-        Recipe of the array's products (see `systol_hw.rtl.array`); the function is the same.
+        Recipe of the array's products (see `systol_hw.rtl.matrix.array`); the function is the same.
     waves
         `"vcd"` or `"fst"`: a model that draws waveforms in that format, and is slower for it.
 

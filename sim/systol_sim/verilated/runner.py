@@ -13,9 +13,9 @@ import numpy as np
 
 from systol_hw.arch import ALL_WINDOWS, TAGS, MemoryPort
 from systol_hw.errors import DifferenceError, InputError
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import COUNTER_READ_LATENCY_CYCLES
+from systol_hw.tables.faults import Fault, FaultCause, Unit
+from systol_hw.tables.registers import COUNTER_READ_LATENCY_CYCLES
 from systol_sim.checker import check
 from systol_sim.results import RunResult
 from systol_sim.run_setup import (
@@ -134,7 +134,7 @@ def run(
         Initial contents of host windows, by name; the rest is zero.
     watchdog_cycles
         Cycles without progress after which the machine faults; None takes the default for the
-        ports as they are set (`systol_hw.registers.default_watchdog_cycles`).
+        ports as they are set (`systol_hw.tables.registers.default_watchdog_cycles`).
     checked
         True if the caller knows that `program` is valid, or wants its fault: no static check.
     packed
