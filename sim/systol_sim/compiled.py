@@ -109,11 +109,14 @@ def _is_trusted(folder: Path, source: Path) -> bool:
     return all(item.st_uid in trusted and not item.st_mode & others for item in found)
 
 
+@compiled
+def _nothing() -> None:
+    """Never called: where numba would keep it, there is a place for what says what is kept."""
+
+
 def _marker(part: str) -> Path | None:
     """A file that says that `part` is on disk; beside what numba keeps, if it can."""
-    from systol_sim.stepper import step_program
-
-    folder = getattr(step_program._cache, "cache_path", None)
+    folder = getattr(_nothing._cache, "cache_path", None)
     return Path(folder) / f"{sources_digest()[:24]}.{part}" if folder else None
 
 

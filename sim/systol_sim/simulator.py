@@ -15,6 +15,7 @@ from systol_hw.tables.faults import Fault, FaultCause, Unit
 from systol_hw.tables.registers import default_watchdog_cycles
 from systol_sim.building import building
 from systol_sim.checker import check
+from systol_sim.compile_values import compile_values
 from systol_sim.compiled import (
     NAMES,
     STEPPER,
@@ -94,10 +95,8 @@ def run(
 def _prepare_values() -> None:
     """Have the kernels of values compiled: all at once, and not each when it is first met."""
     if not is_on_disk(VALUES):
-        from systol_sim.precompile import precompile
-
         with building(NAMES[VALUES]):
-            precompile([VALUES])
+            compile_values()
 
 
 def run_timing(
