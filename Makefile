@@ -25,7 +25,7 @@ compiled: $(RUN_READY)
 
 # One after another, the larger first; smaller ones are built by the tests that need them.
 large-models: $(DEV_READY)
-	@$(PY) -P -m systol_sim.verilated.prebuild tpu-v1 edge32
+	@$(PY) -P -m systol_sim.hardware.verilated.prebuild tpu-v1 edge32
 
 demo: $(RUN_READY) compiled  ## compile a bundled model, run it on real images, read its counters
 	$(VENV)/bin/systol demo
@@ -52,7 +52,7 @@ attack: $(DEV_READY) compiled  ## damaged and hostile files at every door
 
 mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
 	@mkdir -p build
-	$(PY) -m systol_sim.mutants --mutants 110 --seed 1 --processes $(JOBS) \
+	$(PY) -m systol_sim.mutation.campaign --mutants 110 --seed 1 --processes $(JOBS) \
 		--resume build/mutants.json
 
 formal: $(DEV_READY)  ## prove queues, buffers, tokens, ports, arbitration and decoder; refute the mutants

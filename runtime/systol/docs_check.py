@@ -18,11 +18,11 @@ from systol_hw.pages.address_map import address_map_page
 from systol_hw.pages.counters import counter_names, counters_page
 from systol_hw.pages.isa import isa_page
 from systol_hw.pages.machines import machines_page
-from systol_sim.survivors import survivors_text
+from systol_sim.mutation.survivors import survivors_text
 
 _SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 _EXPECT = re.compile(r"^```expect\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_SURVIVORS = "<!-- Generated from systol_sim.survivors to the end: do not edit. -->"
+_SURVIVORS = "<!-- Generated from systol_sim.mutation.survivors to the end: do not edit. -->"
 _SHOWN_PINS = 3
 _PINS, _PARAMETERS = "pytest.mark.pins", "pytest.mark.parametrize"
 _STALE = 1

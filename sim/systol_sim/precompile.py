@@ -7,14 +7,14 @@ import sys
 import threading
 import time
 
-from systol_sim.compile_values import compile_values, small_program
-from systol_sim.compiled import NAMES, STEPPER, STREAMS, VALUES, is_on_disk
-from systol_sim.instruction_table import build_table
+from systol_sim.jit.compiled import NAMES, STEPPER, STREAMS, VALUES, is_on_disk
 from systol_sim.simulator import step
+from systol_sim.timing.state.instruction_table import build_table
+from systol_sim.values.compile_values import compile_values, small_program
 
 
 def precompile(parts: list[str]) -> None:
-    """Compile `parts` (`systol_sim.compiled`) by using them on a small program."""
+    """Compile `parts` (`systol_sim.jit.compiled`) by using them on a small program."""
     program = small_program()
     table = build_table(program)
     for part in parts:

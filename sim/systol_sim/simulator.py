@@ -14,9 +14,7 @@ from systol_hw.tables.counters import AMOUNTS
 from systol_hw.tables.faults import Fault, FaultCause, Unit
 from systol_hw.tables.registers import default_watchdog_cycles
 from systol_sim.building import building
-from systol_sim.checker import check
-from systol_sim.compile_values import compile_values
-from systol_sim.compiled import (
+from systol_sim.jit.compiled import (
     NAMES,
     STEPPER,
     STREAMS,
@@ -25,13 +23,22 @@ from systol_sim.compiled import (
     is_on_disk,
     wait_for_compilation,
 )
-from systol_sim.instruction_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
-from systol_sim.instruction_table import InstructionTable, build_table
-from systol_sim.interruptible import interruptible
-from systol_sim.places import COVERAGE_NAMES, L_END, L_INTERRUPT, L_START, P_CYCLES, new_machine
+from systol_sim.jit.interruptible import interruptible
 from systol_sim.results import Counters, RunResult
-from systol_sim.stepper import step_program, stream_program
-from systol_sim.values import Values, compute_values
+from systol_sim.timing.state.instruction_table import InstructionTable, build_table
+from systol_sim.timing.state.machine_state import (
+    COVERAGE_NAMES,
+    L_END,
+    L_INTERRUPT,
+    L_START,
+    P_CYCLES,
+    new_machine,
+)
+from systol_sim.timing.state.table_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
+from systol_sim.timing.stepper import step_program, stream_program
+from systol_sim.validity.checker import check
+from systol_sim.values.compile_values import compile_values
+from systol_sim.values.program_values import Values, compute_values
 
 
 def run(

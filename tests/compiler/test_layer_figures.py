@@ -13,7 +13,7 @@ from systol_hw.isa import Instruction, decode, encode_program, instruction
 from systol_hw.tables.counter_categories import CATEGORIES
 from systol_hw.tables.counters import AMOUNTS
 from systol_hw.tables.faults import Unit
-from systol_sim.generate import generate
+from systol_sim.random_programs.generate import generate
 from systol_sim.simulator import run_timing
 
 

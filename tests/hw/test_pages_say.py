@@ -13,7 +13,7 @@ from systol_hw.errors import InvalidProgramError
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim import reference, simulator
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 NANO = PRESETS["nano"]
 

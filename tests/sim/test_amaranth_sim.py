@@ -10,8 +10,9 @@ from systol_hw.errors import InputError
 from systol_hw.isa import instruction, mask_of_units
 from systol_hw.program import Window, make_program
 from systol_hw.tables.faults import FaultCause, Unit
-from systol_sim import amaranth_sim, simulator
-from systol_sim.generate import generate
+from systol_sim import simulator
+from systol_sim.hardware import amaranth_sim
+from systol_sim.random_programs.generate import generate
 
 NANO = PRESETS["nano"]
 SMALL = dataclasses.replace(

@@ -16,12 +16,12 @@ from systol_hw.errors import InvalidProgramError
 from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_hw.tables.faults import Unit
-from systol_sim.checker import check, find_violations
-from systol_sim.footprint import UB, WINDOW, Footprint, Region
-from systol_sim.generate import generate
-from systol_sim.hazards import Hazards
-from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.ordering import Ordering, Tokens
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.generate import generate
+from systol_sim.validity.checker import check, find_violations
+from systol_sim.validity.footprint import UB, WINDOW, Footprint, Region
+from systol_sim.validity.hazards import Hazards
+from systol_sim.validity.ordering import Ordering, Tokens
 
 NANO = PRESETS["nano"]
 LOAD, STORE, WEIGHTS, MATRIX, VECTOR = (1 << n for n in range(5))

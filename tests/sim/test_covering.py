@@ -4,8 +4,8 @@ from collections.abc import Callable
 from itertools import combinations
 
 from systol_hw.arch import Arch
-from systol_sim.covering import FACTORS, covering_machines
-from systol_sim.machines import FUZZ_MACHINES, WIDE_PORTS
+from systol_sim.fuzz.covering import FACTORS, covering_machines
+from systol_sim.fuzz.machines import FUZZ_MACHINES, WIDE_PORTS
 
 _EDGES: dict[str, tuple[Callable[[Arch], bool], ...]] = {
     "rows and columns": (

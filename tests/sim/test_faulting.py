@@ -9,12 +9,12 @@ from systol_hw.isa import instruction
 from systol_hw.isa.operations import OPERATIONS
 from systol_hw.program import Window, make_program
 from systol_hw.tables.faults import Fault, FaultCause, Unit
-from systol_sim.checker import find_violations
-from systol_sim.coverage import possible_faults
-from systol_sim.faulting import empty_program, fault_kinds, generate_faulting
-from systol_sim.faulting_ties import tie_names
-from systol_sim.fuzz import refer, step
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.campaign import refer, step
+from systol_sim.fuzz.coverage import possible_faults
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.faulting import empty_program, fault_kinds, generate_faulting
+from systol_sim.random_programs.faulting_ties import tie_names
+from systol_sim.validity.checker import find_violations
 
 
 @pytest.mark.parametrize("arch", [FUZZ_MACHINES[1], FUZZ_MACHINES[3]], ids=lambda a: a.name)

@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_hw.isa import instruction
-from systol_sim import footprint as footprint_module
-from systol_sim.footprint import (
-    UB,
-    WINDOW,
-    Region,
-    box,
-    footprint,
-    merge_intervals,
-)
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.validity import footprint as footprint_module
+from systol_sim.validity.footprint import UB, WINDOW, Region, box, footprint, merge_intervals
 
 
 def test_addresses_wrap_at_32_bits() -> None:

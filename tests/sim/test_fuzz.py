@@ -14,12 +14,8 @@ from systol_hw.isa import decode
 from systol_hw.program import Program
 from systol_hw.tables.counters import AMOUNTS, UNIT_STATES
 from systol_hw.tables.faults import Unit
-from systol_sim.checker import check
 from systol_sim.comparison import differences
-from systol_sim.coverage import Coverage, goals
-from systol_sim.covering import covering_machines
-from systol_sim.footprint import UB, footprint
-from systol_sim.fuzz import (
+from systol_sim.fuzz.campaign import (
     DEFAULT_EXECUTORS,
     compare_executors,
     fuzz,
@@ -28,11 +24,15 @@ from systol_sim.fuzz import (
     simulate,
     step,
 )
-from systol_sim.fuzz_report import BEGIN, END, Report, write_markdown
-from systol_sim.generate import generate
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.coverage import Coverage, goals
+from systol_sim.fuzz.covering import covering_machines
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.fuzz.report import BEGIN, END, Report, write_markdown
+from systol_sim.fuzz.shrink import read_reproducer, shrink, write_reproducer
+from systol_sim.random_programs.generate import generate
 from systol_sim.results import Counters, RunResult
-from systol_sim.shrink import read_reproducer, shrink, write_reproducer
+from systol_sim.validity.checker import check
+from systol_sim.validity.footprint import UB, footprint
 
 
 @pytest.mark.parametrize(

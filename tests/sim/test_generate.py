@@ -11,12 +11,12 @@ from systol_hw.isa import decode
 from systol_hw.isa.operations import OPERATIONS
 from systol_hw.tables.counters import AMOUNTS
 from systol_hw.tables.faults import Unit
-from systol_sim.checker import check
-from systol_sim.covering import covering_machines
-from systol_sim.fuzz import refer, step
-from systol_sim.generate import generate, overflow_program
-from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.modes import mode_names, mode_of
+from systol_sim.fuzz.campaign import refer, step
+from systol_sim.fuzz.covering import covering_machines
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.fuzz.modes import mode_names, mode_of
+from systol_sim.random_programs.generate import generate, overflow_program
+from systol_sim.validity.checker import check
 
 
 @pytest.mark.parametrize("arch", covering_machines(), ids=lambda arch: arch.name)

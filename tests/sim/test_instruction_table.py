@@ -10,11 +10,12 @@ from systol_hw.isa import OPERATION_BY_OPCODE, decode, decode_fault
 from systol_hw.isa.decode_many import decode_many
 from systol_hw.program import Program
 from systol_hw.tables.faults import FaultCause, Unit
-from systol_sim.faulting import empty_program, fault_kinds, generate_faulting
-from systol_sim.footprint import UB, Region, footprint
-from systol_sim.fuzz import refer
-from systol_sim.generate import generate
-from systol_sim.instruction_columns import (
+from systol_sim.fuzz.campaign import refer
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.faulting import empty_program, fault_kinds, generate_faulting
+from systol_sim.random_programs.generate import generate
+from systol_sim.timing.state.instruction_table import build_table
+from systol_sim.timing.state.table_columns import (
     BANKS,
     DRAIN,
     FIELDS,
@@ -26,8 +27,7 @@ from systol_sim.instruction_columns import (
     WAIT,
     WRITES,
 )
-from systol_sim.instruction_table import build_table
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.validity.footprint import UB, Region, footprint
 
 
 def scrambled(program: Program, seed: int) -> Program:

@@ -18,8 +18,8 @@ from systol_hw.program import Program, Window, make_program
 from systol_hw.tables.faults import FaultCause, Unit
 from systol_hw.tables.registers import LARGEST_WATCHDOG_CYCLES, default_watchdog_cycles
 from systol_sim import reference, simulator
-from systol_sim.interruptible import THREAD, interruptible
-from systol_sim.run_setup import register_writes
+from systol_sim.hardware.run_setup import register_writes
+from systol_sim.jit.interruptible import THREAD, interruptible
 
 NANO = PRESETS["nano"]
 PATIENCE_SECONDS = 60
@@ -93,7 +93,7 @@ def test_values_can_be_interrupted(interrupts: Callable[[float], None]) -> None:
     )  # fmt: skip
     simulator.run(make_program(NANO, [instruction("fill", n_last=8), instruction("halt")]))
     windows = program.initial_windows({})
-    from systol_sim.values import compute_values
+    from systol_sim.values.program_values import compute_values
 
     began = time.monotonic()
     interrupts(1.0)

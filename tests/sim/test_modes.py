@@ -2,7 +2,7 @@
 
 from systol_hw.isa import decode, encode, instruction
 from systol_hw.isa.operations import OPERATIONS
-from systol_sim.modes import mode_names, mode_of
+from systol_sim.fuzz.modes import mode_names, mode_of
 
 
 def test_modes_are_all_combinations() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from systol_hw.errors import InputError
-from systol_sim import mutants, survivors
-from systol_sim.mutant_workshop import Trial, Workshop
-from systol_sim.mutants import campaign, format_summary
-from systol_sim.mutation import (
+from systol_sim.mutation import campaign as mutants
+from systol_sim.mutation import survivors
+from systol_sim.mutation.campaign import campaign, format_summary
+from systol_sim.mutation.changes import (
     CHECKER,
     FIRST_TEST,
     KILLED,
@@ -26,6 +26,7 @@ from systol_sim.mutation import (
     mutants_of,
     select,
 )
+from systol_sim.mutation.workshop import Trial, Workshop
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +111,7 @@ def test_the_checker_and_the_simulator_share_no_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["hw/systol_hw/rtl/control/fetch.py", "sim/systol_sim/vector_kernels.py"]
+    "path", ["hw/systol_hw/rtl/control/fetch.py", "sim/systol_sim/values/vector_kernels.py"]
 )
 def test_mutants_parse_and_differ(path: str) -> None:
     source = (ROOT / path).read_text("utf-8")
@@ -144,7 +145,7 @@ def _mutant(path: str, before: str, after: str, target: str = SIM) -> Mutant:
     )
 
 
-WALKERS = "sim/systol_sim/walkers.py"
+WALKERS = "sim/systol_sim/timing/cycle/loops.py"
 
 
 def test_trials_survive_json(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_the_command_fails_for_a_survivor_that_nothing_explains(
     out, err = capsys.readouterr()
     assert out.count("is explained: ") == len(known) and err == ""
     # The same module and change as an explained one, at another place of its line.
-    (near,) = (m for m in known if m.module == "stream_transfers")
+    (near,) = (m for m in known if m.module == "timing/streams/transfers")
     source = (ROOT / near.path).read_text("utf-8")
     other = next(
         m for m in mutants_of(near.path, near.target, source)
@@ -290,7 +291,7 @@ def test_simulator_mutants_are_found(tmp_path: Path) -> None:
 def test_checker_mutants_are_found(tmp_path: Path) -> None:
     workshop = Workshop(ROOT, tmp_path)
     wrong = _mutant(
-        "sim/systol_sim/checker.py", "ordering.ends_before(conflict.earlier, start)",
+        "sim/systol_sim/validity/checker.py", "ordering.ends_before(conflict.earlier, start)",
         "conflict.earlier", CHECKER,
     )
     trial = workshop.try_mutant(wrong)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from systol_sim.oracle import (
+from oracle import (
     accumulate,
     binary,
     copy,

@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 
 from systol_hw.arch import Arch
-from systol_sim.covering import covering_machines
-from systol_sim.generate import generate
-from systol_sim.port_timing import draw_timing
-from systol_sim.run_setup import register_writes
+from systol_sim.fuzz.covering import covering_machines
+from systol_sim.fuzz.port_timing import draw_timing
+from systol_sim.hardware.run_setup import register_writes
+from systol_sim.random_programs.generate import generate
 
 
 @pytest.mark.parametrize("arch", covering_machines(), ids=lambda arch: arch.name)

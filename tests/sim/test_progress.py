@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.tables.faults import Unit
-from systol_sim.faulting import generate_faulting
-from systol_sim.generate import generate
-from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.progress import UNITS, TileStream, find_stuck, tile_count
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.faulting import generate_faulting
+from systol_sim.random_programs.generate import generate
+from systol_sim.validity.progress import UNITS, TileStream, find_stuck, tile_count
 
 NANO = PRESETS["nano"]
 

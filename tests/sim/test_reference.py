@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracle
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InvalidProgramError
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_hw.tables.counters import AMOUNTS
 from systol_hw.tables.faults import FaultCause, Unit
-from systol_sim import oracle, reference
-from systol_sim.generate import overflow_program
-from systol_sim.reference_machine import AMOUNT
+from systol_sim import reference
+from systol_sim.random_programs.generate import overflow_program
+from systol_sim.reference.machine import AMOUNT
 from systol_sim.results import RunResult
 
 _run = partial(reference.run, checked=True)

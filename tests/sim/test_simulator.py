@@ -13,8 +13,8 @@ from systol_hw.tables.counters import AMOUNTS
 from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim import reference, simulator
 from systol_sim.comparison import differences
-from systol_sim.generate import generate
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.generate import generate
 
 MACHINES = list(FUZZ_MACHINES)
 machines = st.sampled_from(MACHINES)

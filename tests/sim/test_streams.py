@@ -12,8 +12,8 @@ from systol_hw.arch import PRESETS, Arch, MemoryPort
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim import simulator
-from systol_sim.generate import generate
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.generate import generate
 
 LOAD, STORE, WEIGHTS, MATRIX, VECTOR = (1 << unit for unit in range(5))
 """Bits of token masks."""

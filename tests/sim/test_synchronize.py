@@ -9,10 +9,10 @@ from systol_hw.arch import Arch
 from systol_hw.isa import decode, instruction
 from systol_hw.program import make_program
 from systol_hw.tables.faults import Unit
-from systol_sim.checker import find_violations
-from systol_sim.generate import generate
-from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.synchronize import strip, synchronize
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.generate import generate
+from systol_sim.validity.checker import find_violations
+from systol_sim.validity.synchronize import strip, synchronize
 
 
 @given(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import Instruction, instruction
 from systol_hw.program import Program, Window, make_program
-from systol_sim import matrix_plan, matrix_values, reference
-from systol_sim.values import Values, compute_values
+from systol_sim import reference
+from systol_sim.values import matrix_plan, matrix_values
+from systol_sim.values.program_values import Values, compute_values
 
 EDGE32 = PRESETS["edge32"]
 WIDE = dataclasses.replace(

@@ -20,9 +20,9 @@ from systol_hw.isa import decode, encode, instruction
 from systol_hw.program import Program, Window, make_program
 from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim import simulator
-from systol_sim.generate import Case, generate
+from systol_sim.hardware.verilated import build, run
+from systol_sim.random_programs.generate import Case, generate
 from systol_sim.results import RunResult
-from systol_sim.verilated import build, run
 
 NANO = PRESETS["nano"]
 pytestmark = pytest.mark.verilator

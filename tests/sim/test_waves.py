@@ -13,10 +13,11 @@ from systol_hw.errors import InputError, MissingToolError
 from systol_hw.isa import decode, instruction
 from systol_hw.program import make_program
 from systol_hw.tables.faults import Unit
-from systol_sim import amaranth_sim, simulator, verilated
-from systol_sim.generate import generate
-from systol_sim.verilated import build, runner
-from systol_sim.waves import waves_format
+from systol_sim import simulator
+from systol_sim.hardware import amaranth_sim, verilated
+from systol_sim.hardware.verilated import build, runner
+from systol_sim.hardware.waves import waves_format
+from systol_sim.random_programs.generate import generate
 
 NANO = PRESETS["nano"]
 RTL_CYCLE = 1_000_000
@@ -187,7 +188,7 @@ import pathlib, resource, sys
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 from systol_sim import verilated
-from systol_sim.generate import generate
+from systol_sim.random_programs.generate import generate
 
 case = generate(PRESETS["nano"], 3, instructions=30)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, {LIMIT_BYTES}))

@@ -34,7 +34,7 @@ from systol_hw.arch import Arch
 from systol_hw.isa import OPERATION_BY_NAME, Instruction
 from systol_hw.isa.assembly import format_instruction
 from systol_hw.tables.faults import Unit
-from systol_sim.footprint import Footprint, footprint
+from systol_sim.validity.footprint import Footprint, footprint
 
 _READ_WEIGHT_MEMORY = OPERATION_BY_NAME["read_weight_memory"]
 

@@ -21,8 +21,8 @@ from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.numbers.limits import Array
 from systol_hw.errors import InputError, MachineFaultError
 from systol_hw.isa.assembly import format_word
-from systol_sim.checker import check
 from systol_sim.results import Counters, RunResult
+from systol_sim.validity.checker import check
 
 Progress = Callable[[int, int], None]
 """Called with the items done and all items."""

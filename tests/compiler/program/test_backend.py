@@ -11,7 +11,7 @@ from systol_compiler.nests.interpret import interpret
 from systol_compiler.program.backend import Choice, build
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 
 def run_both(network: RandomNetwork, batch: int, arch: Arch, choice: Choice) -> None:
