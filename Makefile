@@ -58,9 +58,10 @@ mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or ex
 formal: $(DEV_READY)  ## prove queues, buffers, tokens, ports, arbitration and decoder; refute the mutants
 	$(PY) -m systol_hw.formal --mutants
 
-lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
+lint: $(DEV_READY)  ## style, import order, the arrows between the rooms, their sizes, no circle
 	$(PY) -m ruff check
 	$(VENV)/bin/lint-imports
+	$(PY) tests/shared/rooms.py
 
 types: $(DEV_READY)  ## strict type check
 	$(PY) -m mypy
