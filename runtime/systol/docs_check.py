@@ -70,7 +70,7 @@ def find_pins(root: Path) -> dict[str, list[str]]:
                 if name in pins and value != "0" and number not in pins[name]:
                     pins[name].append(number)
     pins = {name: found[:_SHOWN_PINS] for name, found in pins.items()}
-    for path in sorted((root / "tests").glob("*/test_*.py")):
+    for path in sorted((root / "tests").rglob("test_*.py")):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):
                 test = f"{path.stem}::{function.name}"

@@ -24,11 +24,13 @@ nothing killed it, and the RTL was proved to be the same machine (`systol_hw.for
 """
 
 FIRST_TEST = "test_microprograms"
-LAST_TESTS = ("test_streams", "test_instruction_table", "test_values", "test_simulator")
+LAST_TESTS = (
+    "timing/test_streams", "timing/test_instruction_table", "values/test_values", "test_simulator",
+)
 """Modules of `tests/sim` that a trial of the simulator runs, before all else and at its end."""
 CHECKER_TESTS = (
-    "sim/test_footprint", "sim/test_checker", "sim/test_progress", "compiler/program/test_tokens",
-    "sim/test_every_operation",
+    "sim/validity/test_footprint", "sim/validity/test_checker", "sim/validity/test_progress",
+    "compiler/program/test_tokens", "sim/test_every_operation",
 )
 """Modules of `tests` that a trial of the checker runs, the slowest last."""
 

@@ -28,7 +28,7 @@ from systol_sim.mutation.changes import (
 )
 from systol_sim.mutation.workshop import Trial, Workshop
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 HARDWARE = '''
 """A module with 1 number in its text."""

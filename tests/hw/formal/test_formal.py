@@ -26,7 +26,7 @@ QUICK = (
     "write-buffer-3",
 )
 """Proofs of a second or two; the others are slow tests, as are all mutants."""
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BY_NAME = {proof.name: proof for proof in PROOFS}
 
 
