@@ -25,16 +25,11 @@ from systol_sim.jit.compiled import (
 )
 from systol_sim.jit.interruptible import interruptible
 from systol_sim.results import Counters, RunResult
+from systol_sim.timing.state.codes import P_CYCLES
+from systol_sim.timing.state.events import COVERAGE_NAMES
 from systol_sim.timing.state.instruction_table import InstructionTable, build_table
-from systol_sim.timing.state.machine_state import (
-    COVERAGE_NAMES,
-    L_END,
-    L_INTERRUPT,
-    L_START,
-    P_CYCLES,
-    new_machine,
-)
-from systol_sim.timing.state.table_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
+from systol_sim.timing.state.machine_state import L_END, L_INTERRUPT, L_START, new_machine
+from systol_sim.timing.state.table_columns import KIND, REFUSED, ROWS, TAG, UNIT, VALUE
 from systol_sim.timing.stepper import step_program, stream_program
 from systol_sim.validity.checker import check
 from systol_sim.values.compile_values import compile_values
@@ -243,7 +238,8 @@ then kept."""
 def _rows_issued(table: InstructionTable) -> int:
     """Matrix rows of a program's whole run, and so fewer than its cycles."""
     rows = table.rows[(table.rows[:, UNIT] == Unit.MATRIX) & (table.rows[:, REFUSED] == 0)]
-    counts = rows[:, FIRST + 5 : FIRST + 11].astype(np.float64)
+    loops = [ROWS.x_count, ROWS.y_count, ROWS.k2_count, ROWS.k1_count, ROWS.k0_count, ROWS.n_count]
+    counts = rows[:, loops].astype(np.float64)
     return int(counts.prod(axis=1).sum())
 
 

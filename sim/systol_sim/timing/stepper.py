@@ -21,14 +21,7 @@ from systol_sim.timing.cycle.control import (
 from systol_sim.timing.cycle.idle_skip import skip_idle
 from systol_sim.timing.cycle.ports import deliver_beats, grant_beats, present_beats
 from systol_sim.timing.cycle.vector import vector_performs, write_row
-from systol_sim.timing.state.machine_state import (
-    P_BUFFERED,
-    P_CYCLES,
-    P_HELD,
-    P_QUEUE,
-    P_USED,
-    UNITS,
-)
+from systol_sim.timing.state.codes import P_BUFFERED, P_CYCLES, P_HELD, P_QUEUE, P_USED, UNITS
 from systol_sim.timing.streams.windows import PATIENCE, skip_streams
 
 

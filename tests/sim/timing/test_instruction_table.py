@@ -17,9 +17,8 @@ from systol_sim.random_programs.generate import generate
 from systol_sim.timing.state.instruction_table import build_table
 from systol_sim.timing.state.table_columns import (
     BANKS,
+    COLUMNS_OF,
     DRAIN,
-    FIELDS,
-    FIRST,
     REFUSED,
     SAFE,
     SIGNAL,
@@ -63,7 +62,7 @@ def test_fields_and_refusals_are_those_of_decode(seed: int) -> None:
         assert [row[WAIT], row[SIGNAL], row[DRAIN]] == [
             decoded["wait"], decoded["signal"], decoded["drain"]
         ]
-        for place, field in enumerate(FIELDS[decoded.unit]):
+        for field, column in COLUMNS_OF[decoded.unit]._asdict().items():
             expected = decoded.get(field)
             if field == "window" and decoded.operation.name.endswith("_alternate"):
                 expected += WINDOWS
@@ -71,7 +70,7 @@ def test_fields_and_refusals_are_those_of_decode(seed: int) -> None:
                 "source_ub", "ky_count", "kx_count"
             ):
                 expected = 1
-            assert row[FIRST + place] == expected, (decoded.operation.name, field)
+            assert row[column] == expected, (decoded.operation.name, field)
     for unit, pcs in order.items():
         assert table.order[unit, : len(pcs)].tolist() == pcs
 

@@ -24,35 +24,45 @@ from systol_sim.timing.cycle.ports import (
     outside,
     tile_access,
 )
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     A_PADDING,
     A_STORE,
     A_USEFUL,
     A_WEIGHTS_UB,
-    B_ENDS_BURST,
-    B_FROM,
-    B_LAST_OF,
-    B_PORT,
     BUSY,
+    MATRIX,
+    STORE,
+    WAIT_BANK,
+    WAIT_BUFFER,
+    WAIT_FIFO,
+    WAIT_SHIFT,
+    WAIT_TILE,
+    WEIGHTS,
+)
+from systol_sim.timing.state.events import (
     C_MATRIX_STORE,
     C_MATRIX_WEIGHTS,
     C_STRADDLE,
     C_WEIGHTS_STORE,
+)
+from systol_sim.timing.state.machine_state import (
+    B_ENDS_BURST,
+    B_FROM,
+    B_LAST_OF,
+    B_PORT,
     HISTORY,
     K_BANK,
     K_FIRST,
     K_LAST,
     MASK,
-    MATRIX,
     RING,
-    STORE,
-    WAIT_BANK,
-    WAIT_SHIFT,
-    WAIT_SPACE,
-    WAIT_TILE,
-    WEIGHTS,
 )
-from systol_sim.timing.state.table_columns import FIRST, PORT, SAFE, UNIFIED_BUFFER
+from systol_sim.timing.state.table_columns import (
+    PORT,
+    SAFE,
+    TRANSFERS,
+    UNIFIED_BUFFER,
+)
 
 
 @compiled
@@ -65,7 +75,7 @@ def store_reads(m, t):  # type: ignore[no-untyped-def]
     address = (w[T_MEMORY] + w[T_DONE]) & MASK
     source = (w[T_UB] + w[T_DONE]) & MASK
     live, ends_burst = beat(
-        address, row[FIRST + 2] - w[T_DONE], m.width[row[PORT]], m.burst
+        address, row[TRANSFERS.run_bytes] - w[T_DONE], m.width[row[PORT]], m.burst
     )
     bad = not row[SAFE] and (
         outside(address, live, memory_size(m, row)) or outside(source, live, m.ub_bytes)
@@ -73,7 +83,7 @@ def store_reads(m, t):  # type: ignore[no-untyped-def]
     if bad:
         address_fault(m, STORE)
     if m.buffered >= m.store_beats:
-        m.code[STORE] = WAIT_SPACE
+        m.code[STORE] = WAIT_BUFFER
         return
     if bad:
         m.code[STORE] = WAIT_BANK
@@ -105,7 +115,7 @@ def weights_read(m, t):  # type: ignore[no-untyped-def]
     if bad:
         address_fault(m, WEIGHTS)
     if w[W_ROW] == 0 and w[W_DONE] == 0 and m.used >= m.fifo_tiles:
-        m.code[WEIGHTS] = WAIT_SPACE
+        m.code[WEIGHTS] = WAIT_FIFO
         return
     m.code[WEIGHTS] = WAIT_BANK
     if bad:

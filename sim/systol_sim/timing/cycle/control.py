@@ -4,21 +4,15 @@
 from systol_sim.jit.compiled import compiled
 from systol_sim.timing.cycle.loops import start_rows, start_tiles, start_transfer
 from systol_sim.timing.cycle.vector_loops import start_taps
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     CONTROL,
     CONTROL_BUSY,
     FLIGHT,
     FULL,
-    HISTORY,
     IDLE,
     ILLEGAL_INSTRUCTION,
-    L_END,
-    L_INTERRUPT,
-    L_START,
-    L_TAG,
     LOAD,
     MATRIX,
-    NEVER,
     START,
     STORE,
     TOKEN_OVERFLOW,
@@ -30,9 +24,11 @@ from systol_sim.timing.state.machine_state import (
     WAIT_INFLIGHT,
     WAIT_LANES,
     WAIT_QUIET,
+    WAIT_UNIT,
     WATCHDOG,
     WEIGHTS,
 )
+from systol_sim.timing.state.machine_state import HISTORY, L_END, L_INTERRUPT, L_START, L_TAG, NEVER
 from systol_sim.timing.state.table_columns import (
     BARRIER,
     COLUMNS,
@@ -77,7 +73,7 @@ def decide_starts(m, table, order, log, t):  # type: ignore[no-untyped-def]
                 missing = producer
                 break
         if missing > 0:
-            m.code[unit] = 2 + missing
+            m.code[unit] = WAIT_UNIT + missing
         elif in_flight > 0 and (
             row[DRAIN] or (unit <= WEIGHTS and row[PORT] != m.row[unit, PORT])
         ):

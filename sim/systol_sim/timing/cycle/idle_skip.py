@@ -2,7 +2,9 @@
 
 
 from systol_sim.jit.compiled import compiled
-from systol_sim.timing.state.machine_state import B_FROM, C_SKIPPED, C_SKIPS, H_FROM, HISTORY, UNITS
+from systol_sim.timing.state.codes import UNITS
+from systol_sim.timing.state.events import C_SKIPPED, C_SKIPS
+from systol_sim.timing.state.machine_state import B_FROM, H_FROM, HISTORY
 
 
 @compiled

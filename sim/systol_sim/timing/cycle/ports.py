@@ -14,16 +14,21 @@ from systol_sim.timing.cycle.loops import (
     advance_tiles,
     advance_transfer,
 )
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     A_FETCH,
     A_LOAD,
     A_WEIGHTS,
     ADDRESS,
-    B_ENDS_BURST,
-    B_FROM,
-    B_LAST_OF,
-    B_PORT,
     BUSY,
+    FETCH,
+    LOAD,
+    STORE,
+    UNITS,
+    WAIT_FIFO,
+    WAIT_PORT,
+    WEIGHTS,
+)
+from systol_sim.timing.state.events import (
     C_BURST_GAP,
     C_BURST_KEPT,
     C_LOAD_FETCH,
@@ -35,23 +40,22 @@ from systol_sim.timing.state.machine_state import (
     C_STORE_LOAD_HOST,
     C_STORE_WEIGHTS,
     C_WEIGHTS_FETCH,
+)
+from systol_sim.timing.state.machine_state import (
+    B_ENDS_BURST,
+    B_FROM,
+    B_LAST_OF,
+    B_PORT,
     CODE_BYTES,
-    FETCH,
     HISTORY,
-    LOAD,
     MASK,
     RING,
-    STORE,
-    UNITS,
-    WAIT_PORT,
-    WAIT_SPACE,
-    WEIGHTS,
 )
 from systol_sim.timing.state.table_columns import (
-    FIRST,
     HOST_PORT,
     PORT,
     SAFE,
+    TRANSFERS,
     UNIFIED_BUFFER,
     WEIGHT_PORT,
 )
@@ -90,7 +94,7 @@ def memory_size(m, row):  # type: ignore[no-untyped-def]
     """Bytes of the memory that the transfer in table row `row` meets."""
     if row[PORT] == WEIGHT_PORT:
         return m.weight_bytes
-    return m.window_bytes[row[FIRST + 9]]
+    return m.window_bytes[row[TRANSFERS.window]]
 
 
 @compiled
@@ -117,7 +121,7 @@ def present_beats(m, t):  # type: ignore[no-untyped-def]
         row, w = m.row[LOAD], m.walkers[LOAD]
         port = row[PORT]
         address = (w[T_MEMORY] + w[T_DONE]) & MASK
-        live, ends = beat(address, row[FIRST + 2] - w[T_DONE], m.width[port], burst)
+        live, ends = beat(address, row[TRANSFERS.run_bytes] - w[T_DONE], m.width[port], burst)
         requests[port, LOAD] = True
         burst_ends[port, LOAD] = ends
         m.load_live = live
@@ -137,7 +141,7 @@ def present_beats(m, t):  # type: ignore[no-untyped-def]
         )
         m.weights_live = live
         if w[W_ROW] == 0 and w[W_DONE] == 0 and m.used >= m.fifo_tiles:
-            m.code[WEIGHTS] = WAIT_SPACE
+            m.code[WEIGHTS] = WAIT_FIFO
         else:
             m.code[WEIGHTS] = WAIT_PORT
             requests[WEIGHT_PORT, WEIGHTS] = True

@@ -19,9 +19,15 @@ from systol_sim.timing.cycle.vector_loops import (
     tap_inside,
     writes_plane,
 )
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     A_ELEMENTS,
     BUSY,
+    VECTOR,
+    WAIT_BANK,
+    WAIT_BUFFER,
+    WAIT_LANES,
+)
+from systol_sim.timing.state.events import (
     C_ACCUMULATOR,
     C_STRADDLE,
     C_VECTOR_A_MATRIX,
@@ -33,6 +39,8 @@ from systol_sim.timing.state.machine_state import (
     C_VECTOR_B_STORE,
     C_VECTOR_B_WEIGHTS,
     C_VECTOR_LOAD,
+)
+from systol_sim.timing.state.machine_state import (
     H_BANKS,
     H_FROM,
     H_LAST,
@@ -40,12 +48,11 @@ from systol_sim.timing.state.machine_state import (
     K_BANK,
     K_FIRST,
     RING,
-    VECTOR,
-    WAIT_BANK,
-    WAIT_LANES,
-    WAIT_SPACE,
 )
-from systol_sim.timing.state.table_columns import FIRST, SAFE
+from systol_sim.timing.state.table_columns import (
+    SAFE,
+    TAPS,
+)
 
 _A, _B = 1, 2
 
@@ -89,7 +96,7 @@ def vector_performs(m, t):  # type: ignore[no-untyped-def]
     elif w[V_PASS] == 0 and tap_inside(row, w):
         if reads_a(row, w):
             address = a_address(row, w)
-            first_in_ub = row[FIRST] != 0
+            first_in_ub = row[TAPS.source_ub] != 0
             first_in_accumulators = not first_in_ub
         if reads_b(row, w):
             second = b_address(row, w)
@@ -109,7 +116,7 @@ def vector_performs(m, t):  # type: ignore[no-untyped-def]
         m.code[VECTOR] = WAIT_LANES
         return
     if writes and m.held >= m.write_rows:
-        m.code[VECTOR] = WAIT_SPACE
+        m.code[VECTOR] = WAIT_BUFFER
         return
     m.code[VECTOR] = WAIT_BANK
     if bad:

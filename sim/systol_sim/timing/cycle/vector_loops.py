@@ -8,12 +8,10 @@ from systol_sim.jit.compiled import compiled
 from systol_sim.timing.state.machine_state import MASK
 from systol_sim.timing.state.table_columns import (
     ACCESSES,
-    B_ADDRESS,
     B_FROM_ACCESS,
     B_PLANE_BYTES,
     BINARY,
     FILL,
-    FIRST,
     KIND,
     OUT_PLANE_BYTES,
     PARAMETERS,
@@ -21,11 +19,10 @@ from systol_sim.timing.state.table_columns import (
     REQUANTIZE,
     SOURCE_PLANE_BYTES,
     TABLE,
-    TABLE_ADDRESS,
     TABLE_BYTES,
+    TAPS,
 )
 
-F = FIRST
 TABLE_READ_BYTES = 8
 PARAMETER_BYTES = 8
 
@@ -42,29 +39,39 @@ V_LIVE = 22
 
 @compiled
 def start_taps(row, w, columns):  # type: ignore[no-untyped-def]
-    if row[F + 18] == 1 and row[F + 16] == 1:
+    if row[TAPS.x_count] == 1 and row[TAPS.kx_count] == 1:
         _turn(row)
     for place in range(V_LIVE):
         w[place] = 0
     if row[KIND] != REQUANTIZE and row[KIND] != TABLE:
         w[V_READ] = -1
     w[V_LIVE] = group_live(row, w, columns)
-    w[V_LINE] = row[F + 7]
-    w[V_COLUMN] = row[F + 8]
+    w[V_LINE] = row[TAPS.y_start]
+    w[V_COLUMN] = row[TAPS.x_start]
+
+
+_TURNED = tuple(
+    (getattr(TAPS, name), getattr(TAPS, name.replace("y_", "x_")))
+    for name in (
+        "a_y_step", "a_ky_step", "y_start", "y_limit", "y_step", "ky_step", "ky_count", "y_count",
+        "out_y_step", "b_y_step",
+    )
+)
+"""What of lines and of columns takes each other's place."""
 
 
 @compiled
 def _turn(row):  # type: ignore[no-untyped-def]
     """Exchange lines and columns: one column of many lines is walked as one line, access for
     access, so that what is made for long lines (systol_sim.timing.streams.outputs) serves it."""
-    for y in (F + 3, F + 5, F + 7, F + 9, F + 11, F + 13, F + 15, F + 17, F + 23, B_ADDRESS + 2):
-        row[y], row[y + 1] = row[y + 1], row[y]
+    for y, x in _TURNED:
+        row[y], row[x] = row[x], row[y]
 
 
 @compiled
 def group_live(row, w, columns):  # type: ignore[no-untyped-def]
     """Live channels of the current group."""
-    return row[F + 20] if w[V_N] == row[F + 19] - 1 else columns
+    return row[TAPS.n_last] if w[V_N] == row[TAPS.n_count] - 1 else columns
 
 
 @compiled
@@ -99,49 +106,49 @@ def advance_vector(row, w, columns, width):  # type: ignore[no-untyped-def]
 def advance_tap(row, w):  # type: ignore[no-untyped-def]
     """To the next tap of the same output row."""
     w[V_KX] += 1
-    w[V_A] += row[F + 6]
-    w[V_COLUMN] += row[F + 14]
-    if w[V_KX] < row[F + 16]:
+    w[V_A] += row[TAPS.a_kx_step]
+    w[V_COLUMN] += row[TAPS.kx_step]
+    if w[V_KX] < row[TAPS.kx_count]:
         return
-    w[V_COLUMN] -= w[V_KX] * row[F + 14]
+    w[V_COLUMN] -= w[V_KX] * row[TAPS.kx_step]
     w[V_KX] = 0
     w[V_KY] += 1
-    w[V_LINE] += row[F + 13]
-    w[V_A_KY] += row[F + 5]
+    w[V_LINE] += row[TAPS.ky_step]
+    w[V_A_KY] += row[TAPS.a_ky_step]
     w[V_A] = w[V_A_N] + w[V_A_Y] + w[V_A_X] + w[V_A_KY]
 
 
 @compiled
 def advance_output(row, w, columns):  # type: ignore[no-untyped-def]
     """To the first tap of the next output row; True after the last."""
-    w[V_COLUMN] -= w[V_KX] * row[F + 14]
-    w[V_LINE] -= w[V_KY] * row[F + 13]
+    w[V_COLUMN] -= w[V_KX] * row[TAPS.kx_step]
+    w[V_LINE] -= w[V_KY] * row[TAPS.ky_step]
     w[V_KX] = w[V_KY] = w[V_A_KY] = 0
     w[V_X] += 1
-    w[V_A_X] += row[F + 4]
-    w[V_O_X] += row[F + 24]
-    w[V_B_X] += row[B_ADDRESS + 3]
-    w[V_COLUMN] += row[F + 12]
-    if w[V_X] >= row[F + 18]:
+    w[V_A_X] += row[TAPS.a_x_step]
+    w[V_O_X] += row[TAPS.out_x_step]
+    w[V_B_X] += row[TAPS.b_x_step]
+    w[V_COLUMN] += row[TAPS.x_step]
+    if w[V_X] >= row[TAPS.x_count]:
         w[V_X] = w[V_A_X] = w[V_O_X] = w[V_B_X] = 0
-        w[V_COLUMN] = row[F + 8]
+        w[V_COLUMN] = row[TAPS.x_start]
         w[V_Y] += 1
-        w[V_A_Y] += row[F + 3]
-        w[V_O_Y] += row[F + 23]
-        w[V_B_Y] += row[B_ADDRESS + 2]
-        w[V_LINE] += row[F + 11]
-        if w[V_Y] >= row[F + 17]:
+        w[V_A_Y] += row[TAPS.a_y_step]
+        w[V_O_Y] += row[TAPS.out_y_step]
+        w[V_B_Y] += row[TAPS.b_y_step]
+        w[V_LINE] += row[TAPS.y_step]
+        if w[V_Y] >= row[TAPS.y_count]:
             w[V_Y] = w[V_A_Y] = w[V_O_Y] = w[V_B_Y] = 0
-            w[V_LINE] = row[F + 7]
+            w[V_LINE] = row[TAPS.y_start]
             w[V_N] += 1
-            w[V_A_N] += row[F + 2]
-            w[V_O_N] += row[F + 22]
-            w[V_B_N] += row[B_ADDRESS + 1]
+            w[V_A_N] += row[TAPS.a_n_step]
+            w[V_O_N] += row[TAPS.out_n_step]
+            w[V_B_N] += row[TAPS.b_n_step]
             w[V_LIVE] = group_live(row, w, columns)
             if row[KIND] == REQUANTIZE:
                 w[V_READ] = 0
     w[V_A] = w[V_A_N] + w[V_A_Y] + w[V_A_X]
-    return w[V_N] >= row[F + 19]
+    return w[V_N] >= row[TAPS.n_count]
 
 
 @compiled
@@ -151,13 +158,13 @@ def tap_inside(row, w):  # type: ignore[no-untyped-def]
         return False
     if row[KIND] == BINARY or row[KIND] == TABLE:
         return True
-    return 0 <= w[V_LINE] < row[F + 9] and 0 <= w[V_COLUMN] < row[F + 10]
+    return 0 <= w[V_LINE] < row[TAPS.y_limit] and 0 <= w[V_COLUMN] < row[TAPS.x_limit]
 
 
 @compiled
 def tap_is_last(row, w):  # type: ignore[no-untyped-def]
     """Whether the current tap is the last of its output row."""
-    return w[V_KX] == row[F + 16] - 1 and w[V_KY] == row[F + 15] - 1
+    return w[V_KX] == row[TAPS.kx_count] - 1 and w[V_KY] == row[TAPS.ky_count] - 1
 
 
 @compiled
@@ -179,7 +186,7 @@ def reads_a(row, w):  # type: ignore[no-untyped-def]
 def a_address(row, w):  # type: ignore[no-untyped-def]
     """Byte address or accumulator row of operand A: of the high plane in the first of two."""
     high = row[SOURCE_PLANE_BYTES] if w[V_ACCESS] < row[ACCESSES] - 1 else 0
-    return (row[F + 1] + w[V_A] + high) & MASK
+    return (row[TAPS.a_address] + w[V_A] + high) & MASK
 
 
 @compiled
@@ -192,14 +199,14 @@ def reads_b(row, w):  # type: ignore[no-untyped-def]
 def b_address(row, w):  # type: ignore[no-untyped-def]
     """Byte address of operand B."""
     high = row[B_PLANE_BYTES] if w[V_ACCESS] < row[ACCESSES] - 1 else 0
-    return (row[B_ADDRESS] + w[V_B_N] + w[V_B_Y] + w[V_B_X] + high) & MASK
+    return (row[TAPS.b_address] + w[V_B_N] + w[V_B_Y] + w[V_B_X] + high) & MASK
 
 
 @compiled
 def out_address(row, w):  # type: ignore[no-untyped-def]
     """First byte of the plane of the current output row that is written next."""
     plane = w[V_PASS] * row[OUT_PLANE_BYTES]
-    return (row[F + 21] + w[V_O_N] + w[V_O_Y] + w[V_O_X] + plane) & MASK
+    return (row[TAPS.out_address] + w[V_O_N] + w[V_O_Y] + w[V_O_X] + plane) & MASK
 
 
 @compiled
@@ -213,10 +220,11 @@ def setup_read(row, w, columns, width):  # type: ignore[no-untyped-def]
     """(address, bytes) of the current table or parameter read."""
     if row[KIND] == TABLE:
         offset = w[V_READ] * TABLE_READ_BYTES
-        return (row[TABLE_ADDRESS] + offset) & MASK, min(
+        return (row[TAPS.table_address] + offset) & MASK, min(
             TABLE_READ_BYTES, row[TABLE_BYTES] - offset
         )
     offset = w[V_READ] * width
     # Those of mean do not belong to the channels: every group reads the same.
     group = 0 if row[PARAMETERS] > 0 else w[V_N] * PARAMETER_BYTES * columns
-    return (row[F + 25] + group + offset) & MASK, min(width, parameter_bytes(row, w) - offset)
+    first = row[TAPS.parameter_address]
+    return (first + group + offset) & MASK, min(width, parameter_bytes(row, w) - offset)

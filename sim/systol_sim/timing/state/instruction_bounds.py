@@ -15,9 +15,8 @@ from systol_sim.timing.state.table_columns import (
     ACCESSES,
     B_PLANE_BYTES,
     BINARY,
+    COLUMNS_OF,
     COPY,
-    FIELDS,
-    FIRST,
     KIND,
     OUT_PLANE_BYTES,
     PARAMETERS,
@@ -81,7 +80,7 @@ def bounds_of(
         banks of the unified buffer that reads and that writes may touch, no fewer than do.
     """
     arch = program.arch
-    f = {name: rows[:, FIRST + place] for place, name in enumerate(FIELDS[unit])}
+    f = {name: rows[:, column] for name, column in COLUMNS_OF[unit]._asdict().items()}
     reads: list[_Span] = []
     writes: list[_Span] = []
     if unit in (Unit.LOAD, Unit.STORE):

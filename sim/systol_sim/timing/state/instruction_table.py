@@ -15,19 +15,13 @@ from systol_sim.timing.state.table_columns import (
     B_FROM_ACCESS,
     B_PLANE_BYTES,
     BANKS,
-    BARRIER,
     BINARY,
     COLUMNS,
-    COPY,
+    COLUMNS_OF,
     DRAIN,
-    FIELDS,
     FILL,
-    FIRST,
-    HALT,
     HOST_PORT,
-    INTERRUPT,
     KIND,
-    NOP,
     OUT_PLANE_BYTES,
     PARAMETERS,
     PASSES,
@@ -36,18 +30,15 @@ from systol_sim.timing.state.table_columns import (
     REGISTER,
     REQUANTIZE,
     SAFE,
-    SET_CONFIG,
     SIGNAL,
     SOURCE_PLANE_BYTES,
-    SYNC_HOST,
     TABLE,
     TABLE_BYTES,
-    TAG,
-    TRANSFER_FIELDS,
+    TAPS,
+    TRANSFERS,
     UNIFIED_BUFFER,
     UNIT,
     VALUE,
-    VECTOR_FIELDS,
     WAIT,
     WEIGHT_PORT,
     WRITES,
@@ -55,13 +46,6 @@ from systol_sim.timing.state.table_columns import (
 
 _MEAN = 2
 """`reduce` of a mean."""
-_CONTROL_KINDS = {
-    "nop": NOP, "halt": HALT, "tag": TAG, "interrupt": INTERRUPT, "barrier": BARRIER,
-    "sync_host": SYNC_HOST, "set_config": SET_CONFIG,
-}
-_VECTOR_KINDS = {
-    "requantize": REQUANTIZE, "copy": COPY, "fill": FILL, "binary": BINARY, "table": TABLE,
-}
 _TABLE_BYTES = (256, 2 * 257)
 
 
@@ -94,7 +78,7 @@ def build_table(program: Program) -> InstructionTable:
     refused = rows[:, REFUSED] != 0
     rows[np.ix_(refused, np.arange(COLUMNS) != REFUSED)] = 0
     order = np.zeros((len(Unit), max(count, 1)), np.int64)
-    for unit in FIELDS:
+    for unit in COLUMNS_OF:
         pcs = np.flatnonzero((rows[:, UNIT] == unit) & ~refused)
         order[unit, : len(pcs)] = pcs
         bounds = bounds_of(rows[pcs], unit, program)
@@ -106,18 +90,18 @@ def _fill_in(rows: np.ndarray, decoded: Decoded) -> None:
     """The columns that follow from the fields alone."""
     unit, name, pcs = decoded.operation.unit, decoded.operation.name, decoded.pcs
     rows[pcs, UNIT] = unit
+    rows[pcs, KIND] = decoded.operation.opcode
     if unit is Unit.CONTROL:
-        rows[pcs, KIND] = _CONTROL_KINDS[name]
         rows[pcs, VALUE] = decoded.get("tag") + decoded.get("value")
         rows[pcs, REGISTER] = decoded.get("register")
         return
     for column, field in ((WAIT, "wait"), (SIGNAL, "signal"), (DRAIN, "drain")):
         rows[pcs, column] = decoded.get(field)
     rows[pcs, PORT] = _port(name)
-    for place, field in enumerate(FIELDS[unit]):
-        rows[pcs, FIRST + place] = decoded.get(field)
+    for field, column in COLUMNS_OF[unit]._asdict().items():
+        rows[pcs, column] = decoded.get(field)
     if name.endswith("_alternate"):
-        rows[pcs, FIRST + TRANSFER_FIELDS.index("window")] += WINDOWS
+        rows[pcs, TRANSFERS.window] += WINDOWS
     if unit is Unit.VECTOR:
         _complete_vector(rows, decoded)
 
@@ -129,13 +113,12 @@ def _port(name: str) -> int:
 
 
 def _complete_vector(rows: np.ndarray, decoded: Decoded) -> None:
-    """Fill in KIND and the columns that follow from VECTOR's fields."""
-    pcs, kind = decoded.pcs, _VECTOR_KINDS[decoded.operation.name]
-    rows[pcs, KIND] = kind
+    """Fill in the columns that follow from VECTOR's fields."""
+    pcs, kind = decoded.pcs, decoded.operation.opcode
     if kind in (BINARY, TABLE):
-        for field in ("source_ub", "ky_count", "kx_count"):
-            rows[pcs, FIRST + VECTOR_FIELDS.index(field)] = 1
-    in_buffer = rows[pcs, FIRST + VECTOR_FIELDS.index("source_ub")] != 0
+        for column in (TAPS.source_ub, TAPS.ky_count, TAPS.kx_count):
+            rows[pcs, column] = 1
+    in_buffer = rows[pcs, TAPS.source_ub] != 0
     wide = (decoded.get("a_width") != 0) & in_buffer & (kind != FILL)
     wide_b = decoded.get("b_width") != 0
     rows[pcs, ACCESSES] = 1 + (wide | wide_b)

@@ -1,4 +1,4 @@
-"""Names of the places in the arrays that the compiled stepper works on, and its arrays.
+"""What a run keeps from cycle to cycle: one record, its rings, and the log of a program.
 
 docs/timing.md gives the rules; the stepper's modules share these names.
 """
@@ -10,12 +10,10 @@ import numpy as np
 from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES
 from systol_hw.program import Program
 from systol_hw.tables.counters import AMOUNTS, SCALARS, STATES
+from systol_sim.timing.state.codes import UNITS
+from systol_sim.timing.state.events import COVERAGE_NAMES
 from systol_sim.timing.state.table_columns import COLUMNS
 
-CONTROL, LOAD, STORE, WEIGHTS, MATRIX, VECTOR = range(6)
-UNITS = 6
-FETCH = 0
-"""As a requester at the weight port, fetch takes control's place."""
 MASK = 0xFFFFFFFF
 """Addresses are modulo 2**32 (docs/timing.md 1.3)."""
 CODE_BYTES = INSTRUCTION_BYTES
@@ -26,48 +24,9 @@ HISTORY = 128
 """Length of the small rings, a power of two: more than any buffer's depth."""
 NEVER = 1 << 62
 
-# States (systol_hw.tables.counters).
-IDLE, BUSY, START, WAIT_DRAIN, WAIT_INFLIGHT, WAIT_PORT, WAIT_BANK = 0, 1, 2, 8, 9, 10, 11
-WAIT_SPACE, WAIT_TILE, WAIT_SHIFT, WAIT_LANES, FLIGHT = 12, 12, 13, 13, 14
-CONTROL_BUSY, WAIT_FETCH, FULL, WAIT_QUIET, WAIT_HOST = 1, 2, 2, 8, 9
-ILLEGAL_INSTRUCTION, ADDRESS, TOKEN_OVERFLOW, WATCHDOG = 1, 3, 4, 5
-"""Fault causes (systol_hw.tables.faults)."""
-# Amounts, by row of systol_hw.tables.counters.AMOUNTS.
-A_FETCH, A_LOAD, A_STORE, A_WEIGHTS, A_USEFUL, A_PADDING = 0, 1, 3, 5, 6, 7
-A_ELEMENTS, A_WEIGHTS_UB = 11, 12
-
 COUNTED_TAGS = 1024
 """Tags that the stepper can count by: the machine's own come first; `tag_windows` uses all."""
 
-# What happened, for the coverage of random programs.
-(
-    C_WEIGHTS_STORE, C_MATRIX_STORE, C_MATRIX_WEIGHTS, C_VECTOR_A_STORE, C_VECTOR_A_WEIGHTS,
-    C_VECTOR_A_MATRIX, C_VECTOR_B_STORE, C_VECTOR_B_WEIGHTS, C_VECTOR_B_MATRIX, C_VECTOR_B_A,
-    C_VECTOR_ALONE, C_VECTOR_LOAD, C_ACCUMULATOR, C_WEIGHTS_FETCH, C_LOAD_FETCH, C_LOAD_WEIGHTS,
-    C_STORE_FETCH, C_STORE_WEIGHTS, C_STORE_LOAD, C_STORE_LOAD_HOST, C_LOAD_STORE_HOST,
-    C_BURST_KEPT, C_BURST_GAP, C_PACED, C_STRADDLE, C_SKIPS, C_SKIPPED, C_STREAMS, C_STREAMED,
-    C_INTERRUPTED, C_TILES, C_OUTPUTS, C_LOADED, C_STORED,
-) = range(34)
-COVERAGE_NAMES = (
-    "unified buffer: weights loses to store", "unified buffer: matrix loses to store",
-    "unified buffer: matrix loses to weights", "unified buffer: vector A loses to store",
-    "unified buffer: vector A loses to weights", "unified buffer: vector A loses to matrix",
-    "unified buffer: vector B loses to store", "unified buffer: vector B loses to weights",
-    "unified buffer: vector B loses to matrix", "unified buffer: vector B loses to vector A",
-    "unified buffer: one of two operands is granted alone",
-    "unified buffer: vector write loses to load", "accumulators: vector loses to matrix",
-    "weight port: weights loses to fetch", "weight port: load loses to fetch",
-    "weight port: load loses to weights", "weight port: store loses to fetch",
-    "weight port: store loses to weights", "weight port: store loses to load",
-    "host port: store loses to load", "host port: load waits for a store burst",
-    "a burst keeps a higher rank waiting", "a burst's owner presents nothing",
-    "a beat waits for credits", "an access straddles banks", "skips", "cycles skipped",
-    "streams skipped", "cycles of streams skipped", "a skip of streams ends within a tile's rows",
-    "tiles skipped", "output rows skipped", "beats of load skipped", "beats of store skipped",
-)
-
-# Peaks and others, by index of systol_hw.tables.counters.SCALARS; a queue's is P_QUEUE + unit.
-P_CYCLES, P_QUEUE, P_USED, P_BUFFERED, P_HELD = 0, 1, 7, 8, 9
 # Columns of the rings: beats of the store buffer, held rows, claims of accumulator banks;
 # of the log.
 B_FROM, B_ENDS_BURST, B_PORT, B_LAST_OF = range(4)

@@ -26,10 +26,9 @@ from systol_sim.timing.cycle.vector_loops import (
     V_X,
     V_Y,
 )
+from systol_sim.timing.state.codes import A_ELEMENTS, BUSY, VECTOR, WAIT_BANK, WAIT_BUFFER
+from systol_sim.timing.state.events import C_OUTPUTS
 from systol_sim.timing.state.machine_state import (
-    A_ELEMENTS,
-    BUSY,
-    C_OUTPUTS,
     H_BANKS,
     H_FROM,
     H_LAST,
@@ -39,25 +38,20 @@ from systol_sim.timing.state.machine_state import (
     K_LAST,
     MASK,
     RING,
-    VECTOR,
-    WAIT_BANK,
-    WAIT_SPACE,
 )
 from systol_sim.timing.state.table_columns import (
     ACCESSES,
-    B_ADDRESS,
     B_PLANE_BYTES,
     BINARY,
     COPY,
-    FIRST,
     KIND,
     OUT_PLANE_BYTES,
     PASSES,
     REQUANTIZE,
     SOURCE_PLANE_BYTES,
+    TAPS,
 )
 
-F = FIRST
 # Places in `rhythm`: when the last row's first access was due; what must be one more, or equal;
 # what counted up; the lanes' moments and those of the held planes, from then on.
 _TIME, _X, _Y, _N, _BUSY, _SPACE_WAITS, _BANK_WAITS, _ENTRY, _EMPTY, _HELD = range(10)
@@ -75,10 +69,10 @@ def skip_outputs(m, t, end):  # type: ignore[no-untyped-def]
         return t
     row, w = m.row[VECTOR], m.walkers[VECTOR]
     since = t - r[_TIME]
-    outputs = min((end - t) // since, row[F + 18] - 1 - w[V_X])
+    outputs = min((end - t) // since, row[TAPS.x_count] - 1 - w[V_X])
     if row[KIND] == REQUANTIZE or row[KIND] == COPY:
         outputs = min(outputs, _inside(row, w, outputs))
-    if row[F] == 0 and (row[KIND] == REQUANTIZE or row[KIND] == COPY):
+    if row[TAPS.source_ub] == 0 and (row[KIND] == REQUANTIZE or row[KIND] == COPY):
         outputs = min(outputs, (_free_of_claims(m, row, w, outputs, t, end) - t) // since)
     if row[KIND] == BINARY and not _same_banks(m, row, w, outputs):
         outputs = 0
@@ -90,15 +84,15 @@ def skip_outputs(m, t, end):  # type: ignore[no-untyped-def]
 
     states = m.states[VECTOR, m.charge[VECTOR]]
     states[BUSY] += outputs * (states[BUSY] - r[_BUSY])
-    states[WAIT_SPACE] += outputs * (states[WAIT_SPACE] - r[_SPACE_WAITS])
+    states[WAIT_BUFFER] += outputs * (states[WAIT_BUFFER] - r[_SPACE_WAITS])
     states[WAIT_BANK] += outputs * (states[WAIT_BANK] - r[_BANK_WAITS])
     m.amounts[A_ELEMENTS, m.charge[VECTOR]] += outputs * w[V_LIVE]
     m.coverage[C_OUTPUTS] += outputs
     w[V_X] += outputs
-    w[V_A_X] += outputs * row[F + 4]
-    w[V_O_X] += outputs * row[F + 24]
-    w[V_B_X] += outputs * row[B_ADDRESS + 3]
-    w[V_COLUMN] += outputs * row[F + 12]
+    w[V_A_X] += outputs * row[TAPS.a_x_step]
+    w[V_O_X] += outputs * row[TAPS.out_x_step]
+    w[V_B_X] += outputs * row[TAPS.b_x_step]
+    w[V_COLUMN] += outputs * row[TAPS.x_step]
     w[V_A] = w[V_A_N] + w[V_A_Y] + w[V_A_X]
     t += outputs * since
     m.entry_free = t + r[_ENTRY]
@@ -108,7 +102,8 @@ def skip_outputs(m, t, end):  # type: ignore[no-untyped-def]
     for plane in range(r[_HELD]):
         entry = m.rows_held[(m.held_out + plane) & (HISTORY - 1)]
         back = r[_HELD] - 1 - plane
-        target = row[F + 21] + w[V_O_N] + w[V_O_Y] + w[V_O_X] - (back // planes + 1) * row[F + 24]
+        target = row[TAPS.out_address] + w[V_O_N] + w[V_O_Y] + w[V_O_X]
+        target -= (back // planes + 1) * row[TAPS.out_x_step]
         target += (planes - 1 - back % planes) * row[OUT_PLANE_BYTES]
         entry[H_FROM] = t + r[_FROM + plane]
         entry[H_BANKS] = banks(target & MASK, w[V_LIVE], m.bank_shift)
@@ -130,7 +125,7 @@ def _like_before(m, t):  # type: ignore[no-untyped-def]
     # Reads of the buffer meet nobody in a window; what waits for a bank waits for the other
     # operand. Reads of accumulators wait for the matrix.
     waits = m.states[VECTOR, m.charge[VECTOR], WAIT_BANK] - r[_BANK_WAITS]
-    if waits and m.row[VECTOR, F] == 0:
+    if waits and m.row[VECTOR, TAPS.source_ub] == 0:
         return False
     for plane in range(r[_HELD]):
         entry = m.rows_held[(m.held_out + plane) & (HISTORY - 1)]
@@ -149,7 +144,7 @@ def _remember(m, t):  # type: ignore[no-untyped-def]
     r[_Y] = w[V_Y]
     r[_N] = w[V_N]
     r[_BUSY] = states[BUSY]
-    r[_SPACE_WAITS] = states[WAIT_SPACE]
+    r[_SPACE_WAITS] = states[WAIT_BUFFER]
     r[_BANK_WAITS] = states[WAIT_BANK]
     r[_ENTRY] = max(m.entry_free - t, 0)
     r[_EMPTY] = max(m.lanes_empty - t, 0)
@@ -163,7 +158,8 @@ def _remember(m, t):  # type: ignore[no-untyped-def]
 def _inside(row, w, outputs):  # type: ignore[no-untyped-def]
     """How many rows from the present one on, at most `outputs`, have all their taps' columns inside
     the input, if the row before has: the others, and all if it has not, count as none."""
-    step, reach, limit = row[F + 12], (row[F + 16] - 1) * row[F + 14], row[F + 10]
+    step, limit = row[TAPS.x_step], row[TAPS.x_limit]
+    reach = (row[TAPS.kx_count] - 1) * row[TAPS.kx_step]
     before = w[V_COLUMN] - step
     if before < 0 or before + reach >= limit:
         return 0
@@ -176,9 +172,10 @@ def _inside(row, w, outputs):  # type: ignore[no-untyped-def]
 def _free_of_claims(m, row, w, outputs, t, end):  # type: ignore[no-untyped-def]
     """A cycle up to which, from `t` on, the matrix claims no accumulator bank that `outputs` rows
     from the present one on read."""
-    low = high = row[F + 1] + w[V_A]
+    low = high = row[TAPS.a_address] + w[V_A]
     for count, step in (
-        (outputs, row[F + 4]), (row[F + 15], row[F + 5]), (row[F + 16], row[F + 6]),
+        (outputs, row[TAPS.a_x_step]), (row[TAPS.ky_count], row[TAPS.a_ky_step]),
+        (row[TAPS.kx_count], row[TAPS.a_kx_step]),
     ):
         reach = (count - 1) * step
         low += min(reach, 0)
@@ -206,10 +203,10 @@ def _same_banks(m, row, w, outputs):  # type: ignore[no-untyped-def]
     """Whether both operands of the row before and of `outputs` more lie in one bank each."""
     high_a = row[SOURCE_PLANE_BYTES] if row[SOURCE_PLANE_BYTES] >= 0 else 0
     high_b = row[B_PLANE_BYTES] if row[ACCESSES] > 1 else 0
-    a = row[F + 1] + w[V_A_N] + w[V_A_Y] + w[V_A_X]
-    b = row[B_ADDRESS] + w[V_B_N] + w[V_B_Y] + w[V_B_X]
-    return _one_bank(m, a, row[F + 4], high_a, outputs, w[V_LIVE]) and _one_bank(
-        m, b, row[B_ADDRESS + 3], high_b, outputs, w[V_LIVE]
+    a = row[TAPS.a_address] + w[V_A_N] + w[V_A_Y] + w[V_A_X]
+    b = row[TAPS.b_address] + w[V_B_N] + w[V_B_Y] + w[V_B_X]
+    return _one_bank(m, a, row[TAPS.a_x_step], high_a, outputs, w[V_LIVE]) and _one_bank(
+        m, b, row[TAPS.b_x_step], high_b, outputs, w[V_LIVE]
     )
 
 

@@ -19,23 +19,30 @@ from systol_sim.timing.cycle.loops import (
     W_TILE,
     matrix_row,
 )
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     A_PADDING,
     A_USEFUL,
     A_WEIGHTS,
     BUSY,
-    C_TILES,
-    HISTORY,
-    MASK,
     MATRIX,
-    RING,
+    WAIT_FIFO,
     WAIT_PORT,
     WAIT_SHIFT,
-    WAIT_SPACE,
     WAIT_TILE,
     WEIGHTS,
 )
-from systol_sim.timing.state.table_columns import FIRST, PORT, WEIGHT_PORT
+from systol_sim.timing.state.events import C_TILES
+from systol_sim.timing.state.machine_state import (
+    HISTORY,
+    MASK,
+    RING,
+)
+from systol_sim.timing.state.table_columns import (
+    PORT,
+    ROWS,
+    TILES,
+    WEIGHT_PORT,
+)
 from systol_sim.timing.streams.rows import bytes_inside, claim_rows, lines_inside
 
 # Places in `boundary`: when the last first row was due; what must be equal; what must be one more;
@@ -55,36 +62,36 @@ def skip_tiles(m, t, limit):  # type: ignore[no-untyped-def]
     since = t - b[_TIME]
     like = b[_TIME] >= 0 and _like_before(m, t)
     tiles = 0
-    if like and loads[FIRST + 7] & (m.burst - 1) == 0 and loads[PORT] == WEIGHT_PORT:
-        tiles = min((limit - t) // since, row[FIRST + 7] - 1 - w[M_K2])
-        tiles = min(tiles, loads[FIRST + 4] - 2 - v[W_INNER])
+    if like and loads[TILES.inner_stride] & (m.burst - 1) == 0 and loads[PORT] == WEIGHT_PORT:
+        tiles = min((limit - t) // since, row[ROWS.k2_count] - 1 - w[M_K2])
+        tiles = min(tiles, loads[TILES.inner_count] - 2 - v[W_INNER])
         tiles = min(tiles, (RING - HISTORY - m.claims_in + m.claims_out) // 2)
     if tiles <= 0:
         _remember(m, t)
         return t
 
-    count = row[FIRST + 5] * row[FIRST + 6]
-    lines = lines_inside(row, w, 0, row[FIRST + 6] - 1)
+    count = row[ROWS.x_count] * row[ROWS.y_count]
+    lines = lines_inside(row, w, 0, row[ROWS.y_count] - 1)
     live, _, _, accumulator = matrix_row(row, w, m.rows)
     inside = 0
     for tile in range(tiles):
-        inside += lines * bytes_inside(row, w, live, 0, row[FIRST + 5])
-        w[M_P_K2] += row[FIRST + 12]
+        inside += lines * bytes_inside(row, w, live, 0, row[ROWS.x_count])
+        w[M_P_K2] += row[ROWS.k2_step]
         claim_rows(m, t + tile * since + m.matrix_latency, accumulator, count)
     m.amounts[A_USEFUL, m.charge[MATRIX]] += tiles * count * live * m.row_columns
     m.amounts[A_PADDING, m.charge[MATRIX]] += (tiles * count * live - inside) * m.row_columns
     m.coverage[C_TILES] += tiles
     w[M_K2] += tiles
-    w[M_A_K2] += tiles * row[FIRST + 12]
+    w[M_A_K2] += tiles * row[ROWS.k2_step]
     v[W_INNER] += tiles
-    v[W_TILE] = (v[W_TILE] + tiles * loads[FIRST + 7]) & MASK
-    v[W_ADDRESS] = (v[W_ADDRESS] + tiles * loads[FIRST + 7]) & MASK
+    v[W_TILE] = (v[W_TILE] + tiles * loads[TILES.inner_stride]) & MASK
+    v[W_ADDRESS] = (v[W_ADDRESS] + tiles * loads[TILES.inner_stride]) & MASK
 
     of_weights = m.states[WEIGHTS, m.charge[WEIGHTS]]
     of_matrix = m.states[MATRIX, m.charge[MATRIX]]
     of_weights[BUSY] += tiles * (of_weights[BUSY] - b[_BUSY])
     of_weights[WAIT_PORT] += tiles * (of_weights[WAIT_PORT] - b[_PORT_WAITS])
-    of_weights[WAIT_SPACE] += tiles * (of_weights[WAIT_SPACE] - b[_SPACE_WAITS])
+    of_weights[WAIT_FIFO] += tiles * (of_weights[WAIT_FIFO] - b[_SPACE_WAITS])
     of_matrix[BUSY] += tiles * (of_matrix[BUSY] - b[_ISSUED])
     of_matrix[WAIT_SHIFT] += tiles * (of_matrix[WAIT_SHIFT] - b[_SHIFT_WAITS])
     of_matrix[WAIT_TILE] += tiles * (of_matrix[WAIT_TILE] - b[_TILE_WAITS])
@@ -142,7 +149,7 @@ def _remember(m, t):  # type: ignore[no-untyped-def]
     b[_K2] = w[M_K2]
     b[_BUSY] = of_weights[BUSY]
     b[_PORT_WAITS] = of_weights[WAIT_PORT]
-    b[_SPACE_WAITS] = of_weights[WAIT_SPACE]
+    b[_SPACE_WAITS] = of_weights[WAIT_FIFO]
     b[_ISSUED] = of_matrix[BUSY]
     b[_SHIFT_WAITS] = of_matrix[WAIT_SHIFT]
     b[_TILE_WAITS] = of_matrix[WAIT_TILE]

@@ -18,15 +18,17 @@ from systol_sim.timing.cycle.loops import (
     advance_rows,
     matrix_row,
 )
-from systol_sim.timing.state.machine_state import A_PADDING, A_USEFUL, MATRIX
-from systol_sim.timing.state.table_columns import FIRST
+from systol_sim.timing.state.codes import A_PADDING, A_USEFUL, MATRIX
+from systol_sim.timing.state.table_columns import (
+    ROWS,
+)
 
 
 @compiled
 def issue_rows(m, t, count):  # type: ignore[no-untyped-def]
     """Issue `count` rows of one tile, not its first, in the cycles from `t` on (6.5, 6.6)."""
     row, w = m.row[MATRIX], m.walkers[MATRIX]
-    x_count = row[FIRST + 5]
+    x_count = row[ROWS.x_count]
     live, _, _, accumulator = matrix_row(row, w, m.rows)
     # Bytes inside: what a line has does not depend on the line, unless it is outside as a whole.
     first, end = w[M_ACC], w[M_ACC] + count
@@ -48,29 +50,29 @@ def issue_rows(m, t, count):  # type: ignore[no-untyped-def]
     # To the last of the rows, and one on.
     x = end - 1 - last_y * x_count
     w[M_ACC], w[M_Y], w[M_X] = end - 1, last_y, x
-    w[M_A_X] = w[M_P_X] = x * row[FIRST + 11]
-    w[M_A_Y] = last_y * row[FIRST + 17]
-    w[M_LINE_Y] = last_y * row[FIRST + 15]
+    w[M_A_X] = w[M_P_X] = x * row[ROWS.x_step]
+    w[M_A_Y] = last_y * row[ROWS.y_address_step]
+    w[M_LINE_Y] = last_y * row[ROWS.y_step]
     advance_rows(row, w)
 
 
 @compiled
 def lines_inside(row, w, first, last):  # type: ignore[no-untyped-def]
     """How many of the lines `first` .. `last` of the output window read a line of the input."""
-    start, step = row[FIRST + 3] + w[M_LINE_K0], row[FIRST + 15]
+    start, step = row[ROWS.y_start] + w[M_LINE_K0], row[ROWS.y_step]
     low, high = start + first * step, start + last * step
     if step == 0 or first == last:
-        return last - first + 1 if 0 <= low < row[FIRST + 4] else 0
+        return last - first + 1 if 0 <= low < row[ROWS.y_limit] else 0
     above = max(0, (step - 1 - low) // step)
-    beyond = max(0, (high - row[FIRST + 4]) // step + 1)
+    beyond = max(0, (high - row[ROWS.y_limit]) // step + 1)
     return max(0, last - first + 1 - above - beyond)
 
 
 @compiled
 def bytes_inside(row, w, live, first, end):  # type: ignore[no-untyped-def]
     """Bytes inside the window of the rows at x = `first` .. `end` - 1 of a line that is inside."""
-    step, limit = row[FIRST + 11], row[FIRST + 2]
-    start = row[FIRST + 1] + w[M_P_N] + w[M_P_K1] + w[M_P_K2]
+    step, limit = row[ROWS.x_step], row[ROWS.p_limit]
+    start = row[ROWS.p_start] + w[M_P_N] + w[M_P_K1] + w[M_P_K2]
     total = 0
     # Rows that are wholly inside have no others between them.
     while first < end and not 0 <= start + first * step <= limit - live:

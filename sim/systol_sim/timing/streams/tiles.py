@@ -25,20 +25,28 @@ from systol_sim.timing.cycle.loops import (
     W_ROW,
     advance_tiles,
 )
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     A_WEIGHTS,
     BUSY,
-    HISTORY,
     MATRIX,
     P_USED,
-    RING,
+    WAIT_FIFO,
     WAIT_PORT,
     WAIT_SHIFT,
-    WAIT_SPACE,
     WAIT_TILE,
     WEIGHTS,
 )
-from systol_sim.timing.state.table_columns import FIRST, PORT, UNIFIED_BUFFER, WEIGHT_PORT
+from systol_sim.timing.state.machine_state import (
+    HISTORY,
+    RING,
+)
+from systol_sim.timing.state.table_columns import (
+    PORT,
+    ROWS,
+    TILES,
+    UNIFIED_BUFFER,
+    WEIGHT_PORT,
+)
 from systol_sim.timing.streams.period import skip_tiles
 from systol_sim.timing.streams.rows import issue_rows
 
@@ -94,7 +102,7 @@ def stream_tiles(m, t, limit):  # type: ignore[no-untyped-def]
             if weights == _STREAMS:
                 _stream_beats(m, t, gap)
             elif weights == _WAITS:
-                m.states[WEIGHTS, m.charge[WEIGHTS], WAIT_SPACE] += gap
+                m.states[WEIGHTS, m.charge[WEIGHTS], WAIT_FIFO] += gap
                 if m.row[WEIGHTS, PORT] == WEIGHT_PORT:
                     _earn(m, gap)
         taken = False
@@ -122,10 +130,10 @@ def _matrix_next(m, t):  # type: ignore[no-untyped-def]
     """(what Matrix does from cycle `t` on, for how many cycles at most); 0 cycles if the last row
     of its instruction is next."""
     row, w = m.row[MATRIX], m.walkers[MATRIX]
-    left = row[FIRST + 5] * row[FIRST + 6] - w[M_ACC]
+    left = row[ROWS.x_count] * row[ROWS.y_count] - w[M_ACC]
     if (
-        w[M_K2] == row[FIRST + 7] - 1 and w[M_K1] == row[FIRST + 8] - 1
-        and w[M_K0] == row[FIRST + 9] - 1 and w[M_N] == row[FIRST + 10] - 1
+        w[M_K2] == row[ROWS.k2_count] - 1 and w[M_K1] == row[ROWS.k1_count] - 1
+        and w[M_K0] == row[ROWS.k0_count] - 1 and w[M_N] == row[ROWS.n_count] - 1
     ):
         left -= 1
     if w[M_ACC] > 0:
@@ -142,8 +150,8 @@ def _weights_next(m):  # type: ignore[no-untyped-def]
     """As `_matrix_next`, for Weights: at most to the end of its tile."""
     row, w = m.row[WEIGHTS], m.walkers[WEIGHTS]
     last_tile = (
-        w[W_INNER] == row[FIRST + 4] - 1 and w[W_OUTER] == row[FIRST + 3] - 1
-        and w[W_N] == row[FIRST + 2] - 1
+        w[W_INNER] == row[TILES.inner_count] - 1 and w[W_OUTER] == row[TILES.outer_count] - 1
+        and w[W_N] == row[TILES.n_count] - 1
     )
     if w[W_ROW] == 0 and w[W_DONE] == 0 and m.used >= m.fifo_tiles:
         return _WAITS, RING * RING
@@ -176,10 +184,10 @@ def _tile_beats(m):  # type: ignore[no-untyped-def]
     line, address = w[W_LINE], w[W_ADDRESS]
     beats = _line_beats(address + w[W_DONE], line - w[W_DONE], width)
     lines = w[W_LINES] - w[W_ROW] - 1
-    if row[FIRST + 1] & (width - 1) == 0:
+    if row[TILES.row_pitch] & (width - 1) == 0:
         return beats + lines * _line_beats(address, line, width)
     for _ in range(lines):
-        address += row[FIRST + 1]
+        address += row[TILES.row_pitch]
         beats += _line_beats(address, line, width)
     return beats
 
@@ -212,7 +220,7 @@ def _stream_beats(m, t, gap):  # type: ignore[no-untyped-def]
     delivery = t + _beat_offset(m, beats) + m.latency[WEIGHT_PORT]
     m.credits[WEIGHT_PORT] = credits + gap * income - beats * cost
     total, n_live, line = 0, w[W_N_LIVE], w[W_LINE]
-    aligned = row[FIRST + 1] & (width - 1) == 0
+    aligned = row[TILES.row_pitch] & (width - 1) == 0
     while beats > 0:
         in_line = _line_beats(w[W_ADDRESS] + w[W_DONE], line - w[W_DONE], width)
         if beats < in_line:
@@ -231,7 +239,7 @@ def _stream_beats(m, t, gap):  # type: ignore[no-untyped-def]
             beats -= lines * _line_beats(w[W_ADDRESS], line, width)
             total += lines * line
             w[W_ROW] += lines
-            w[W_ADDRESS] += lines * row[FIRST + 1]
+            w[W_ADDRESS] += lines * row[TILES.row_pitch]
         advance_tiles(row, w, line - w[W_DONE], m.rows, m.columns)
         if w[W_ROW] == 0:
             m.tile_ready[m.tiles_loaded & (HISTORY - 1)] = delivery + 1

@@ -4,26 +4,30 @@
 from systol_sim.jit.compiled import compiled
 from systol_sim.timing.cycle.loops import T_DONE, T_MEMORY, T_UB, advance_transfer
 from systol_sim.timing.cycle.ports import banks, beat
-from systol_sim.timing.state.machine_state import (
+from systol_sim.timing.state.codes import (
     A_LOAD,
     A_STORE,
+    BUSY,
+    LOAD,
+    P_BUFFERED,
+    STORE,
+    WAIT_BUFFER,
+    WAIT_PORT,
+)
+from systol_sim.timing.state.events import C_LOADED, C_STORED
+from systol_sim.timing.state.machine_state import (
     B_ENDS_BURST,
     B_FROM,
     B_LAST_OF,
     B_PORT,
-    BUSY,
-    C_LOADED,
-    C_STORED,
     HISTORY,
-    LOAD,
     MASK,
-    P_BUFFERED,
     RING,
-    STORE,
-    WAIT_PORT,
-    WAIT_SPACE,
 )
-from systol_sim.timing.state.table_columns import FIRST, PORT
+from systol_sim.timing.state.table_columns import (
+    PORT,
+    TRANSFERS,
+)
 
 
 @compiled
@@ -61,7 +65,7 @@ def stream_load(m, t, end, apart):  # type: ignore[no-untyped-def]
             t += wait
             continue
         credits += income - cost
-        left = row[FIRST + 2] - w[T_DONE]
+        left = row[TRANSFERS.run_bytes] - w[T_DONE]
         live, ends = beat((w[T_MEMORY] + w[T_DONE]) & MASK, left, width, burst)
         place = (t + latency) & (RING - 1)
         m.load_time[place] = t + latency
@@ -82,7 +86,7 @@ def _whole_beats(row, w, width):  # type: ignore[no-untyped-def]
     """How many beats as wide as the port come next in a transfer's run, before its last."""
     if (w[T_MEMORY] + w[T_DONE]) & (width - 1):
         return 0
-    return (row[FIRST + 2] - w[T_DONE] - 1) // width
+    return (row[TRANSFERS.run_bytes] - w[T_DONE] - 1) // width
 
 
 @compiled
@@ -120,7 +124,7 @@ def stream_store(m, t, end, blocked):  # type: ignore[no-untyped-def]
             credits -= cost
         credits = min(credits + income, cap)
         if buffered < space:
-            left = row[FIRST + 2] - w[T_DONE]
+            left = row[TRANSFERS.run_bytes] - w[T_DONE]
             live, ends = beat((w[T_MEMORY] + w[T_DONE]) & MASK, left, width, burst)
             entry = m.beats[m.store_in & (HISTORY - 1)]
             m.store_in += 1
@@ -137,7 +141,7 @@ def stream_store(m, t, end, blocked):  # type: ignore[no-untyped-def]
     m.scalars[P_BUFFERED] = max(m.scalars[P_BUFFERED], peak)
     m.amounts[A_STORE + port, m.charge[STORE]] += total
     m.states[STORE, m.charge[STORE], BUSY] += reads
-    m.states[STORE, m.charge[STORE], WAIT_SPACE] += end - first - reads
+    m.states[STORE, m.charge[STORE], WAIT_BUFFER] += end - first - reads
 
 
 @compiled

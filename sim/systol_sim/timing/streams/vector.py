@@ -4,18 +4,16 @@
 from systol_sim.jit.compiled import compiled
 from systol_sim.timing.cycle.vector import vector_performs, write_row
 from systol_sim.timing.cycle.vector_loops import V_X
+from systol_sim.timing.state.codes import P_HELD, VECTOR, WAIT_BANK, WAIT_BUFFER, WAIT_LANES
 from systol_sim.timing.state.machine_state import (
     H_FROM,
     HISTORY,
     K_LAST,
-    P_HELD,
     RING,
-    VECTOR,
-    WAIT_BANK,
-    WAIT_LANES,
-    WAIT_SPACE,
 )
-from systol_sim.timing.state.table_columns import FIRST
+from systol_sim.timing.state.table_columns import (
+    TAPS,
+)
 from systol_sim.timing.streams.outputs import skip_outputs
 
 
@@ -53,11 +51,11 @@ def stream_vector(m, t, end, apart):  # type: ignore[no-untyped-def]
         moment = end
         if active:
             moment = m.entry_free
-            if state == WAIT_BANK and m.row[VECTOR, FIRST] == 0:
+            if state == WAIT_BANK and m.row[VECTOR, TAPS.source_ub] == 0:
                 moment = m.claims[m.claims_out & (RING - 1), K_LAST] + 1
             elif state == WAIT_LANES:
                 moment = m.lanes_empty
-            elif state == WAIT_SPACE:
+            elif state == WAIT_BUFFER:
                 moment = end if held >= m.write_rows else t
         if moment <= t or t >= end:
             continue

@@ -14,32 +14,26 @@ from systol_sim.jit.compiled import compiled
 from systol_sim.timing.cycle.control import decide_starts
 from systol_sim.timing.cycle.loops import M_ACC, T_DONE, T_INNER, T_OUTER
 from systol_sim.timing.cycle.vector_loops import V_N, V_X, V_Y
-from systol_sim.timing.state.machine_state import (
-    B_LAST_OF,
-    C_INTERRUPTED,
-    C_STREAMED,
-    C_STREAMS,
+from systol_sim.timing.state.codes import (
     CONTROL,
-    H_BANKS,
-    H_FROM,
-    H_LAST,
-    HISTORY,
     LOAD,
     MATRIX,
-    RING,
     STORE,
     UNITS,
     VECTOR,
     WAIT_LANES,
     WEIGHTS,
 )
+from systol_sim.timing.state.events import C_INTERRUPTED, C_STREAMED, C_STREAMS
+from systol_sim.timing.state.machine_state import B_LAST_OF, H_BANKS, H_FROM, H_LAST, HISTORY, RING
 from systol_sim.timing.state.table_columns import (
     ACCESSES,
     BANKS,
-    FIRST,
     PASSES,
     PORT,
     SAFE,
+    TAPS,
+    TRANSFERS,
     WEIGHT_PORT,
     WRITES,
 )
@@ -211,8 +205,8 @@ def _banks_fit(m, weights):  # type: ignore[no-untyped-def]
 def _beats_left(m, unit):  # type: ignore[no-untyped-def]
     """At least so many beats has a transfer still to perform."""
     row, w, width = m.row[unit], m.walkers[unit], m.width[m.row[unit, PORT]]
-    run = row[FIRST + 2]
-    runs = (row[FIRST + 4] - w[T_OUTER]) * row[FIRST + 3] - w[T_INNER] - 1
+    run = row[TRANSFERS.run_bytes]
+    runs = (row[TRANSFERS.count1] - w[T_OUTER]) * row[TRANSFERS.count0] - w[T_INNER] - 1
     return (run - w[T_DONE] + width - 1) // width + runs * ((run + width - 1) // width)
 
 
@@ -231,9 +225,9 @@ def _last_access(m, t):  # type: ignore[no-untyped-def]
     """A cycle before which the vector instruction's last access is not performed."""
     row, w = m.row[VECTOR], m.walkers[VECTOR]
     outputs = (
-        (row[FIRST + 19] - w[V_N]) * row[FIRST + 17] - w[V_Y]
-    ) * row[FIRST + 18] - w[V_X] - 1
-    taps = row[FIRST + 15] * row[FIRST + 16]
+        (row[TAPS.n_count] - w[V_N]) * row[TAPS.y_count] - w[V_Y]
+    ) * row[TAPS.x_count] - w[V_X] - 1
+    taps = row[TAPS.ky_count] * row[TAPS.kx_count]
     return t + outputs * (taps * row[ACCESSES] + row[PASSES]) * m.slot
 
 
