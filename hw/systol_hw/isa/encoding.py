@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from systol_hw.arch import INSTRUCTION_BYTES, Arch
+from systol_hw.isa.choices import Choice
 from systol_hw.tables.faults import Unit
 
 INSTRUCTION_BITS = 8 * INSTRUCTION_BYTES
@@ -35,6 +36,9 @@ class Field:
         Value that the assembler supplies and the disassembler leaves out.
     doc
         Meaning and unit.
+    values
+        What each value stands for, where they are a few names; those above `maximum` are not this
+        operation's.
     """
 
     name: str
@@ -47,6 +51,18 @@ class Field:
     forbidden_bits: int = 0
     default: int = 0
     doc: str
+    values: type[Choice] | None = None
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The values that have a name and that the operation takes, in ascending order."""
+        return tuple(value for value in self.values or () if value < self.count)
+
+    @property
+    def count(self) -> int:
+        """How many values from 0 on the operation takes, whatever the machine."""
+        most = (1 << self.width) - 1
+        return 1 + (self.maximum if isinstance(self.maximum, int) else most)
 
     def bounds(self, arch: Arch) -> tuple[int, int]:
         """The legal range on `arch`, both ends included."""
@@ -129,4 +145,6 @@ def check_table(operations: Iterable[Operation]) -> None:
             bits = ((1 << field.width) - 1) << field.lsb
             if mask & bits or field.lsb + field.width > INSTRUCTION_BITS:
                 raise ValueError(f"{operation.name}.{field.name} overlaps or leaves the word")
+            if field.values is not None and list(field.choices) != list(range(field.count)):
+                raise ValueError(f"{operation.name}.{field.name} takes values without a name")
             mask |= bits

@@ -4,6 +4,15 @@ import dataclasses
 from collections.abc import Iterable
 
 from systol_hw.arch import TAGS, WINDOWS
+from systol_hw.isa.choices import (
+    Choice,
+    ConfigRegister,
+    Function,
+    OperandWidth,
+    Reduce,
+    ResultWidth,
+    TableWidth,
+)
 from systol_hw.isa.encoding import Field, Operation, check_table
 from systol_hw.tables.faults import Unit
 
@@ -20,7 +29,7 @@ def _layout(first_bit: int, fields: Iterable[Field]) -> tuple[Field, ...]:
     return tuple(placed)
 
 
-def _u(name: str, width: int, doc: str, **rest: int | str | None) -> Field:
+def _u(name: str, width: int, doc: str, **rest: int | str | type[Choice] | None) -> Field:
     return Field(name=name, lsb=0, width=width, doc=doc, **rest)  # type: ignore[arg-type]
 
 
@@ -164,8 +173,8 @@ PLANE_UNIT_BYTES = 64
 # Every vector instruction has these first, at the same bits: the RTL reads them without asking
 # which instruction it is.
 _VECTOR = (
-    _u("a_width", 1, "operand A in the unified buffer: 0 signed bytes, 1 sixteen bits"),
-    _u("width", 2, "output: 0 signed bytes, 1 sixteen bits, 2 raw 32 bits", maximum=1),
+    _u("a_width", 1, "operand A in the unified buffer", values=OperandWidth),
+    _u("width", 2, "output", values=ResultWidth, maximum=ResultWidth.WIDE),
     _s("zero_point", 8, "added after rounding; the value that fill writes"),
     _s("low", 16, "clip: least result; outputs of 16 bits want their own", default=-128),
     _s("high", 16, "clip: greatest result; the default is that of bytes for all widths",
@@ -193,7 +202,7 @@ bytes behind plane 0. sat(q) is q saturated to -128..127, or to -32639..32639 wi
 
 _WINDOW_TAPS = (
     _u("source_ub", 1, "operand A is in the unified buffer, not accumulators"),
-    _u("reduce", 2, "over the window: 0 max, 1 sum, 2 mean (requantize alone)", maximum=2),
+    _u("reduce", 2, "over the window", values=Reduce, maximum=Reduce.MEAN),
     _s("a_ky_step", 20, "from tap row to tap row"),
     _s("a_kx_step", 20, "from tap column to tap column"),
     _s("y_start", 8, "input row of the first tap"),
@@ -227,8 +236,8 @@ def _windowed(**maxima: int) -> tuple[Field, ...]:
 
 
 _BINARY = (
-    _u("function", 2, "0 add, 1 mul, 2 min, 3 max", maximum=3),
-    _u("b_width", 1, "operand B: 0 signed bytes, 1 sixteen bits"),
+    _u("function", 2, "of A and B", values=Function, maximum=Function.MAX),
+    _u("b_width", 1, "operand B", values=OperandWidth),
     _s("a_zero_point", 8, "subtracted from A"),
     _s("b_zero_point", 8, "subtracted from B"),
     _s("a_multiplier", 18, "scale of A; of the product for mul", default=1),
@@ -249,7 +258,7 @@ out_address + n*out_n_step + y*out_y_step + x*out_x_step + c; what sat(q) change
 saturated. A subtraction is an addition with a negative multiplier. """
 
 _TABLE = (
-    _u("table_width", 1, "0: 256 signed bytes; 1: 257 sixteen-bit knots"),
+    _u("table_width", 1, "the table", values=TableWidth),
     _u("shift", 6, "bits that the result is shifted right by, rounding", default=8),
     _u("table_address", 32, "first byte of the table in the unified buffer"),
 )
@@ -288,7 +297,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Writes a register: 0 is the watchdog's limit for the rest of the run, in cycles (0 counts "
         "as 1; a limit above the host's counts as the host's); 1 is the status word, 0 when a run "
         "begins, which the host can read at any time.",
-        _u("register", 8, "register number", maximum=1),
+        _u("register", 8, "register", values=ConfigRegister, maximum=ConfigRegister.STATUS),
         _u("value", 32, "value"),
     ),
     _unit("read_host", 0x10, Unit.LOAD, "Read_Host_Memory",
@@ -331,7 +340,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "sat(min(max(v, low), high)), with width = 2 all 32 bits of v, is written at out_address + "
         "n*out_n_step + y*out_y_step + x*out_x_step + c, and nothing is counted. reduce is 0 (max) "
         "or 1 (sum). zero_point, parameter_address and parameter_count are not used.",
-        *_windowed(width=2, reduce=1),
+        *_windowed(width=ResultWidth.RAW, reduce=Reduce.SUM),
     ),
     _unit(
         "fill", 0x52, Unit.VECTOR, "none (initialization)", _VECTOR_DOC +
@@ -340,7 +349,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "y*out_y_step + x*out_x_step + c. Taps are not read and take one slot for each row: "
         "ky_count = kx_count = 1 and a_width = 0. Other fields are not used.",
         *(dataclasses.replace(field, minimum=1) if field.name in ("ky_count", "kx_count")
-          else field for field in _windowed(width=2, ky_count=1, kx_count=1, a_width=0)),
+          else field for field in _windowed(width=ResultWidth.RAW, ky_count=1,
+                                                  kx_count=1, a_width=0)),
     ),
     _unit("binary", 0x53, Unit.VECTOR, "Activate (elementwise)", _VECTOR_DOC + _BINARY_DOC,
           *_VECTOR, *_BINARY),

@@ -92,6 +92,8 @@ def _fields(fields: Sequence[Field], *, ranges: bool = True) -> str:
     rows = []
     for field in fields:
         note = field.doc
+        if field.choices:
+            note += f": {', '.join(f'{int(c)} = {c.text}' for c in field.choices)}"
         if field.supported_maximum is not None:
             note += f" (above {field.supported_maximum}: not built yet)"
         kind = "signed" if field.signed else "unsigned"
@@ -107,7 +109,7 @@ def _range(field: Field) -> str:
     if field.minimum is not None:
         low = field.minimum
     if field.maximum is not None:
-        high = f"`{field.maximum}`" if isinstance(field.maximum, str) else field.maximum
+        high = f"`{field.maximum}`" if isinstance(field.maximum, str) else int(field.maximum)
     return f"{_power(low)}..{high if isinstance(high, str) else _power(high)}"
 
 

@@ -4,14 +4,14 @@ import random
 
 from systol_hw.arch import Arch
 from systol_hw.isa import Instruction, instruction
+from systol_hw.isa.choices import Function, TableWidth
 from systol_sim.random_programs.draws import Place
 from systol_sim.random_programs.memories import Memories
 from systol_sim.random_programs.vector_proposals import BYTES, SIXTEEN, VectorDraws
 from systol_sim.validity.footprint import UB
 
-TABLE_BYTES = (256, 514)
+TABLE_BYTES = tuple(width.table_bytes for width in TableWidth)
 """Bytes of a table, by `table_width`."""
-_ADD, _MUL, _MIN, _MAX = range(4)
 
 
 class ElementwiseDraws(VectorDraws):
@@ -49,7 +49,7 @@ class ElementwiseDraws(VectorDraws):
         """Multipliers and a shift: ties, near-equal operands, or anything."""
         rng = self.rng
         bits = [16 if fields[f"{operand}_width"] else 8 for operand in "ab"]
-        if fields["function"] == _MUL:
+        if fields["function"] == Function.MUL:
             result, sides = sum(bits), 1
         else:
             result, sides = max(bits), 2

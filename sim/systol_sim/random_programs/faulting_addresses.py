@@ -6,6 +6,7 @@ from functools import partial
 
 from systol_hw.arch import PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.isa import Instruction, instruction
+from systol_hw.isa.choices import Reduce
 from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
 from systol_sim.random_programs.elementwise_proposals import TABLE_BYTES
@@ -110,7 +111,7 @@ def _counts(program: Program, rng: random.Random) -> dict[str, int]:
 
 def _parameter(program: Program, rng: random.Random, reduce: int) -> list[Instruction]:
     fields, size = _counts(program, rng), program.arch.ub_bytes
-    count = rng.randint(1, program.arch.columns) if reduce == 2 else fields["n_last"]
+    count = rng.randint(1, program.arch.columns) if reduce == Reduce.MEAN else fields["n_last"]
     fields |= {"reduce": reduce, "parameter_count": count,
                "parameter_address": _past(rng, size, PARAMETER_BYTES * count)}
     return [instruction("requantize", x_limit=9, y_limit=9, **fields)]
@@ -190,8 +191,8 @@ BUILDERS: Mapping[str, Builder] = {
     "read_weights_ub": partial(_weights, name="read_weights_ub"),
     "matmul ub": _matrix_ub,
     "matmul accumulators": _matrix_accumulators,
-    "requantize parameter": partial(_parameter, reduce=0),
-    "requantize mean parameter": partial(_parameter, reduce=2),
+    "requantize parameter": partial(_parameter, reduce=Reduce.MAX),
+    "requantize mean parameter": partial(_parameter, reduce=Reduce.MEAN),
     **{f"vector {what}": partial(_tap, what=what) for what in ("tap", "plane", "accumulator")},
     **{
         f"{name} output of {PLANES[width]} planes": partial(_output, name=name, width=width)

@@ -4,13 +4,14 @@ import random
 
 from systol_hw.arch import PARAMETER_BYTES, Arch
 from systol_hw.isa import Instruction, instruction
+from systol_hw.isa.choices import Reduce, ResultWidth
 from systol_sim.random_programs.draws import Draws, Place
 from systol_sim.random_programs.memories import Memories
 from systol_sim.validity.footprint import ACCUMULATORS, ADDRESS_SPAN, UB
 
 BYTES, SIXTEEN, RAW = range(3)
 """Values of `width`: what the output is made of."""
-PLANES = (1, 2, 4)
+PLANES = tuple(width.planes for width in ResultWidth)
 """Planes of the output, by `width`."""
 _SLOTS = 96
 """Lane cycles of the rows of one instruction, about."""
@@ -111,7 +112,7 @@ class VectorDraws(Draws):
     def _parameters(self, fields: dict[str, int]) -> int | None:
         rng = self.rng
         channels = (fields["n_count"] - 1) * self.arch.columns + fields["n_last"]
-        if fields["reduce"] == 2:
+        if fields["reduce"] == Reduce.MEAN:
             channels = rng.choice((1, rng.randint(1, self.arch.columns)))
             fields["parameter_count"] = channels
         blocks = [b for b in self.parameter_blocks if b[1] >= channels]

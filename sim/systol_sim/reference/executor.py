@@ -13,6 +13,7 @@ import numpy as np
 from systol_hw.arch import TAGS, WINDOWS
 from systol_hw.errors import InputError, InvalidProgramError
 from systol_hw.isa import Instruction, decode, decode_fault
+from systol_hw.isa.choices import ConfigRegister
 from systol_hw.program import Program
 from systol_hw.tables.counters import AMOUNTS
 from systol_hw.tables.faults import Fault, FaultCause, Unit
@@ -169,7 +170,7 @@ def _report(machine: Machine, i: Instruction) -> None:
 
 def _set_config(machine: Machine, i: Instruction) -> None:
     # Register 0, the watchdog's limit, matters to times alone.
-    if i["register"] == 1:
+    if i["register"] == ConfigRegister.STATUS:
         machine.status = i["value"]
 
 

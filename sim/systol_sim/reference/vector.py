@@ -7,11 +7,12 @@ to 5.
 import numpy as np
 
 from systol_hw.isa import Instruction
+from systol_hw.isa.choices import Function, Reduce, ResultWidth, TableWidth
 from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.tables.faults import Unit
 from systol_sim.reference.machine import Machine, addresses, index, signed, wrap32
 
-_LIMITS = {0: (-128, 127), 1: (-32639, 32639)}
+_LIMITS = {ResultWidth.BYTE: (-128, 127), ResultWidth.WIDE: (-32639, 32639)}
 """What results saturate to, by `width`."""
 
 
@@ -41,11 +42,11 @@ def _read(machine: Machine, i: Instruction, name: str, where: np.ndarray) -> np.
 
 def _write(machine: Machine, i: Instruction, n: int, values: np.ndarray) -> None:
     """Store results, which fit the output's width, plane by plane within each row."""
-    if i["width"] == 1:
+    if i["width"] == ResultWidth.WIDE:
         low = (values + 128) % 256 - 128
         planes = [low, (values - low) // 256]
     else:
-        planes = [values >> (8 * plane) for plane in range(4 if i["width"] else 1)]
+        planes = [values >> (8 * plane) for plane in range(ResultWidth(i["width"]).planes)]
     where = _elements(i, "out", n, values.shape[2])
     step = PLANE_UNIT_BYTES * i["out_plane_step"]
     # Axes (y, x, plane, channel): the order in which the machine writes, where bytes repeat.
@@ -61,7 +62,7 @@ def _taps(
     """v of the table's doc; and the taps inside the window, int64 (y_count, x_count)."""
     y, x, c = index(i["y_count"], 0, 3), index(i["x_count"], 1, 3), index(channels, 2, 3)
     shape = (i["y_count"], i["x_count"], channels)
-    result = np.full(shape, 0 if i["reduce"] else -(1 << 31), np.int64)
+    result = np.full(shape, -(1 << 31) if i["reduce"] == Reduce.MAX else 0, np.int64)
     taps = np.zeros(shape[:2], np.int64)
     for ky in range(i["ky_count"]):
         for kx in range(i["kx_count"]):
@@ -82,10 +83,10 @@ def _taps(
             else:
                 rows = addresses(place[inside][:, 0], machine.arch.accumulator_rows)
                 operand = machine.accumulators[rows][:, :channels]
-            if i["reduce"]:
-                result[inside] += operand
-            else:
+            if i["reduce"] == Reduce.MAX:
                 result[inside] = np.maximum(result[inside], operand)
+            else:
+                result[inside] += operand
             taps += inside
     return wrap32(result), taps
 
@@ -115,7 +116,7 @@ def _divide_half_even(product: np.ndarray, shift: np.ndarray | int) -> np.ndarra
 
 def _finish(machine: Machine, i: Instruction, n: int, q: np.ndarray) -> None:
     """Clip, saturate, count and store rounded results that have their zero point."""
-    least, most = _LIMITS[i["width"]]
+    least, most = _LIMITS[ResultWidth(i["width"])]
     machine.count(Unit.VECTOR, "saturations", int(((q < least) | (q > most)).sum()))
     clipped = np.minimum(np.maximum(q, i["low"]), i["high"])
     _write(machine, i, n, np.clip(clipped, least, most))
@@ -126,7 +127,7 @@ def requantize(machine: Machine, i: Instruction) -> None:
     for n in range(i["n_count"]):
         channels = _channels(machine, i, n)
         value, taps = _taps(machine, i, n, channels)
-        if i["reduce"] == 2:
+        if i["reduce"] == Reduce.MEAN:
             entries = _parameters(machine, i["parameter_address"], i["parameter_count"])
             chosen = np.minimum(np.maximum(taps, 1), i["parameter_count"]) - 1
             bias, multiplier, shift = (entry[chosen][:, :, None] for entry in entries)
@@ -144,9 +145,9 @@ def copy(machine: Machine, i: Instruction) -> None:
     """Window; clipped, or raw."""
     for n in range(i["n_count"]):
         value, _ = _taps(machine, i, n, _channels(machine, i, n))
-        if i["width"] != 2:
+        if i["width"] != ResultWidth.RAW:
             clipped = np.minimum(np.maximum(value, i["low"]), i["high"])
-            value = np.clip(clipped, *_LIMITS[i["width"]])
+            value = np.clip(clipped, *_LIMITS[ResultWidth(i["width"])])
         _write(machine, i, n, value)
 
 
@@ -164,11 +165,11 @@ def binary(machine: Machine, i: Instruction) -> None:
         a = _read(machine, i, "a", _elements(i, "a", n, channels)) - i["a_zero_point"]
         b = _read(machine, i, "b", _elements(i, "b", n, channels)) - i["b_zero_point"]
         scaled_a, scaled_b = a * i["a_multiplier"], b * i["b_multiplier"]
-        if i["function"] == 0:
+        if i["function"] == Function.ADD:
             r = scaled_a + scaled_b
-        elif i["function"] == 1:
+        elif i["function"] == Function.MUL:
             r = scaled_a * b
-        elif i["function"] == 2:
+        elif i["function"] == Function.MIN:
             r = np.minimum(scaled_a, scaled_b)
         else:
             r = np.maximum(scaled_a, scaled_b)
@@ -177,11 +178,11 @@ def binary(machine: Machine, i: Instruction) -> None:
 
 def table(machine: Machine, i: Instruction) -> None:
     """A function by its values, or by knots and straight lines between them."""
-    entries = 257 if i["table_width"] else 256
-    size = entries * (1 + i["table_width"])
-    data = machine.ub[addresses(i["table_address"] + np.arange(size), machine.ub.size)]
-    if i["table_width"]:
-        words = data.astype(np.int64).reshape(entries, 2)
+    kind = TableWidth(i["table_width"])
+    where = i["table_address"] + np.arange(kind.table_bytes)
+    data = machine.ub[addresses(where, machine.ub.size)]
+    if kind is TableWidth.KNOTS:
+        words = data.astype(np.int64).reshape(kind.entries, 2)
         knots = (words[:, 0] + 256 * words[:, 1] + 32768) % 65536 - 32768
     else:
         knots = signed(data)
@@ -190,6 +191,6 @@ def table(machine: Machine, i: Instruction) -> None:
         u = np.clip(a + 32768, 0, 65535) if i["a_width"] else 256 * (a + 128)
         place, fraction = u // 256, u % 256
         r = 256 * knots[place]
-        if i["table_width"]:
+        if kind is TableWidth.KNOTS:
             r += (knots[place + 1] - knots[place]) * fraction
         _finish(machine, i, n, _divide_half_even(r, i["shift"]) + i["zero_point"])

@@ -12,6 +12,7 @@ import numpy as np
 from systol_hw.arch import PARAMETER_BYTES, WINDOWS, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.isa import Instruction
+from systol_hw.isa.choices import OperandWidth, Reduce, ResultWidth, TableWidth
 from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.tables.faults import Unit
 
@@ -26,10 +27,6 @@ WINDOW = 3
 
 ADDRESS_SPAN = 1 << 32
 """Addresses are computed modulo this."""
-TABLE_BYTES = 256
-"""Bytes of a table with 8-bit entries."""
-TABLE_KNOTS = 257
-"""16-bit entries of a table with interpolation."""
 MOST_PIECES = 1 << 22
 """Intervals that are followed: of an instruction while it is worked out, and of a program's
 different footprints together. A product of 2048^3 has 40,000; an instruction of a stranger's could
@@ -387,26 +384,30 @@ def _inside(intervals: Intervals, limit: int) -> Intervals:
 
 def _vector(i: Instruction, arch: Arch) -> Footprint:
     name = i.operation.name
-    writes = (_operand(i, arch, "out", 1 if i["width"] == 0 else 2 * i["width"]),)
+    writes = (_operand(i, arch, "out", ResultWidth(i["width"]).planes),)
     if name == "fill":
         return Footprint(reads=(), writes=writes)
     if name == "binary":
-        operands = [_operand(i, arch, operand, 1 + i[f"{operand}_width"]) for operand in "ab"]
-        return Footprint(reads=tuple(operands), writes=writes)
+        return Footprint(reads=(_source(i, arch, "a"), _source(i, arch, "b")), writes=writes)
     if name == "table":
-        size = 2 * TABLE_KNOTS if i["table_width"] else TABLE_BYTES
+        size = TableWidth(i["table_width"]).table_bytes
         table = _region(UB, box(i["table_address"], size, ()))
-        return Footprint(reads=(table, _operand(i, arch, "a", 1 + i["a_width"])), writes=writes)
+        return Footprint(reads=(table, _source(i, arch, "a")), writes=writes)
     reads = []
     taps = _taps(i, arch)
     if taps is not None:
         reads.append(taps)
     if name == "requantize":
         entries = (i["n_count"] - 1) * arch.columns + i["n_last"]
-        if i["reduce"] == 2:
+        if i["reduce"] == Reduce.MEAN:
             entries = i["parameter_count"]
         reads.append(_region(UB, box(i["parameter_address"], PARAMETER_BYTES * entries, ())))
     return Footprint(reads=tuple(reads), writes=writes)
+
+
+def _source(i: Instruction, arch: Arch, name: str) -> Region:
+    """All bytes of operand `name`, a or b."""
+    return _operand(i, arch, name, OperandWidth(i[f"{name}_width"]).planes)
 
 
 def _operand(i: Instruction, arch: Arch, name: str, planes: int) -> Region:
@@ -435,7 +436,7 @@ def _taps(i: Instruction, arch: Arch) -> Region | None:
     )
     if not xs.size or not ys.size:
         return None
-    planes = 1 + i["a_width"] if i["source_ub"] else 1
+    planes = OperandWidth(i["a_width"]).planes if i["source_ub"] else 1
     pieces = []
     for n0, count, live in _parts(i["n_count"], i["n_last"], arch.columns):
         loops = ((count, i["a_n_step"]), (planes, PLANE_UNIT_BYTES * i["a_plane_step"]))

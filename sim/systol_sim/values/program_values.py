@@ -11,6 +11,7 @@ import numpy as np
 
 from systol_hw.arch import WINDOWS
 from systol_hw.isa import Instruction, decode
+from systol_hw.isa.choices import ResultWidth
 from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
 from systol_hw.tables.faults import Unit
@@ -126,7 +127,7 @@ class _Machine:
                 )
             else:
                 vector_kernels.copy(self.ub, accumulators, fields, name == "fill")
-        planes = (1, 2, 4)[item["width"]]
+        planes = ResultWidth(item["width"]).planes
         self.matrix.written(*span(
             item["out_address"], columns,
             (item["n_count"], item["out_n_step"]), (item["y_count"], item["out_y_step"]),

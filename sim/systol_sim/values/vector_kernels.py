@@ -9,10 +9,15 @@ import math
 
 import numpy as np
 
+from systol_hw.isa.choices import Function, Reduce, ResultWidth, TableWidth
 from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_sim.jit.compiled import compiled
 
 MASK = 0xFFFFFFFF
+# numba compiles plain numbers.
+_MAX_OF_TAPS, _MEAN = int(Reduce.MAX), int(Reduce.MEAN)
+_BYTE, _RAW, _BYTES = int(ResultWidth.BYTE), int(ResultWidth.RAW), int(TableWidth.BYTES)
+_ADD, _MUL, _MIN = int(Function.ADD), int(Function.MUL), int(Function.MIN)
 
 FIELDS = (
     "a_width", "width", "zero_point", "low", "high", "a_address", "a_n_step", "a_y_step",
@@ -55,7 +60,7 @@ TABLE_WIDTH, TABLE_SHIFT, TABLE_ADDRESS = range(19, 22)
 def _read(ub, address, width, plane_step, values):  # type: ignore[no-untyped-def]
     """A row of an operand in the unified buffer."""
     low = ub[address & MASK :]
-    if width == 0:
+    if width == _BYTE:
         for c in range(values.size):
             values[c] = np.int8(low[c])
         return
@@ -68,10 +73,10 @@ def _read(ub, address, width, plane_step, values):  # type: ignore[no-untyped-de
 def _write(ub, address, f, values):  # type: ignore[no-untyped-def]
     """Store a row of results (integers in float64); returns how many left the output's range."""
     width, low, high = f[WIDTH], np.float64(f[LOW]), np.float64(f[HIGH])
-    least, most = (-128.0, 127.0) if width == 0 else (-32639.0, 32639.0)
+    least, most = (-128.0, 127.0) if width == _BYTE else (-32639.0, 32639.0)
     saturated = 0
     first = ub[address & MASK :]
-    if width == 0:
+    if width == _BYTE:
         for c in range(values.size):
             q = values[c]
             saturated += (q < least) | (q > most)
@@ -101,7 +106,7 @@ def _write_raw(ub, address, f, values):  # type: ignore[no-untyped-def]
 @compiled
 def _window(ub, accumulators, f, n, y, x, values, operand):  # type: ignore[no-untyped-def]
     """The window's value of a row (int32, wrapped) in `values`; returns the taps inside."""
-    sums = f[REDUCE] != 0
+    sums = f[REDUCE] != _MAX_OF_TAPS
     for c in range(values.size):
         values[c] = 0 if sums else -(1 << 31)
     taps = 0
@@ -147,7 +152,7 @@ def _parameters(ub, address, biases, scales):  # type: ignore[no-untyped-def]
 def requantize(ub, accumulators, f):  # type: ignore[no-untyped-def]
     """Returns overflows and saturations."""
     columns = accumulators.shape[1]
-    mean = f[REDUCE] == 2
+    mean = f[REDUCE] == _MEAN
     entries = f[PARAMETER_COUNT] if mean else columns
     biases, scales = np.empty(entries, np.int64), np.empty(entries, np.float64)
     all_values, all_operands = np.empty(columns, np.int32), np.empty(columns, np.int32)
@@ -200,7 +205,7 @@ def copy(ub, accumulators, f, fills):  # type: ignore[no-untyped-def]
                 else:
                     _window(ub, accumulators, f, n, y, x, values, operand)
                 out = f[OUT_ADDRESS] + n * f[OUT_N_STEP] + y * f[OUT_Y_STEP] + x * f[OUT_X_STEP]
-                if f[WIDTH] == 2:
+                if f[WIDTH] == _RAW:
                     _write_raw(ub, out, f, values)
                     continue
                 for c in range(live):
@@ -229,11 +234,11 @@ def binary(ub, columns, f):  # type: ignore[no-untyped-def]
                 for c in range(live):
                     a = np.float64(row_a[c] - f[A_ZERO_POINT]) * a_scale
                     b = np.float64(row_b[c] - f[B_ZERO_POINT])
-                    if function == 0:
+                    if function == _ADD:
                         r = a + b * b_scale
-                    elif function == 1:
+                    elif function == _MUL:
                         r = a * b
-                    elif function == 2:
+                    elif function == _MIN:
                         r = min(a, b * b_scale)
                     else:
                         r = max(a, b * b_scale)
@@ -250,7 +255,7 @@ def table(ub, columns, f):  # type: ignore[no-untyped-def]
     knots, slopes = np.empty(256, np.int32), np.zeros(256, np.int32)
     data = ub[f[TABLE_ADDRESS] & MASK :]
     for entry in range(256):
-        if f[TABLE_WIDTH] == 0:
+        if f[TABLE_WIDTH] == _BYTES:
             knots[entry] = np.int8(data[entry])
             continue
         knots[entry] = np.int32(data[2 * entry]) | np.int32(np.int8(data[2 * entry + 1])) << 8

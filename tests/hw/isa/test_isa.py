@@ -16,9 +16,9 @@ from systol_hw.isa import (
     encode,
     instruction,
 )
-from systol_hw.isa.encoding import Field, Operation
+from systol_hw.isa.encoding import Field, Operation, check_table
 from systol_hw.isa.operations import OPERATIONS
-from systol_hw.tables.faults import FaultCause
+from systol_hw.tables.faults import FaultCause, Unit
 
 NANO = PRESETS["nano"]
 _LEVEL = Field(
@@ -79,3 +79,14 @@ def test_the_representation_of_an_instruction_makes_it_again(operation: Operatio
     for value in (0, 1):
         made = Instruction(operation, {name: value for name in operation.defaults})
         assert eval(repr(made), {"instruction": instruction}) == made
+
+
+def test_fields_of_few_values_name_all_that_they_take() -> None:
+    copy = OPERATION_BY_NAME["copy"].field("reduce")
+    assert [value.name for value in copy.choices] == ["MAX", "SUM"]
+    named = dataclasses.replace(copy, lsb=32, maximum=None)
+    operation = Operation(
+        name="odd", opcode=0x7F, unit=Unit.CONTROL, fields=(named,), tpu_v1="none", doc=""
+    )
+    with pytest.raises(ValueError, match=r"odd\.reduce takes values without a name"):
+        check_table([operation])

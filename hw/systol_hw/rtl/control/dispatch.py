@@ -7,6 +7,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from systol_hw.arch import Arch
 from systol_hw.isa import OPERATION_BY_NAME
+from systol_hw.isa.choices import ConfigRegister
 from systol_hw.isa.operations import OPERATIONS
 from systol_hw.rtl.contract.instruction import fields_of
 from systol_hw.rtl.contract.widths import (
@@ -24,7 +25,7 @@ from systol_hw.tables.registers import CODE_LENGTH_BITS
 
 __all__ = ["CONFIGURATION", "VALUE_BITS", "Dispatch"]
 
-CONFIGURATION = ("watchdog", "status")
+CONFIGURATION = tuple(register.name.lower() for register in ConfigRegister)
 """What `set_config` writes, by register number."""
 VALUE_BITS = OPERATION_BY_NAME["set_config"].field("value").width
 _OWN = tuple(o for o in OPERATIONS if o.unit is Unit.CONTROL)

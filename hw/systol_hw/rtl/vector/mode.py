@@ -18,13 +18,13 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from systol_hw.isa import OPERATION_BY_NAME
+from systol_hw.isa.choices import Function, Reduce, ResultWidth
 from systol_hw.rtl.contract.instruction import fields_of
 from systol_hw.rtl.contract.widths import INSTRUCTION_BITS
 
 __all__ = [
     "MULTIPLIER_BITS",
     "OPERAND_BITS",
-    "REDUCE_MEAN",
     "SHIFT_BITS",
     "ModeRegister",
     "VectorMode",
@@ -36,9 +36,6 @@ SHIFT_BITS = 6
 OPERAND_BITS = 17
 """Signed bits of an operand of 16 bits less a zero point, or moved to 0..65535."""
 
-_WIDTH_WIDE, _WIDTH_RAW = 1, 2
-_REDUCE_SUM, REDUCE_MEAN = 1, 2
-_MUL, _MIN, _MAX = 1, 2, 3
 _KNOT_SCALE = 256
 _TO_UNSIGNED = 1 << 15
 _WIDEST = 32639
@@ -108,21 +105,21 @@ class ModeRegister(Component):
         is_binary, is_table = is_operation(window, "binary"), is_operation(window, "table")
 
         new = Signal(VectorMode)
-        mean = is_requantize & (window.reduce == REDUCE_MEAN)
-        product = is_binary & (binary.function == _MUL)
+        mean = is_requantize & (window.reduce == Reduce.MEAN)
+        product = is_binary & (binary.function == Function.MUL)
         m.d.comb += [
             new.channel_parameters.eq(is_requantize & ~mean),
             new.mean.eq(mean),
-            new.sum.eq((window.reduce == _REDUCE_SUM) | (window.reduce == REDUCE_MEAN)),
+            new.sum.eq((window.reduce == Reduce.SUM) | (window.reduce == Reduce.MEAN)),
             new.binary.eq(is_binary),
             new.table.eq(is_table),
             new.narrow_table.eq(is_table & ~table.table_width),
             new.multiply.eq(product),
             new.pair.eq(is_table | (is_binary & ~product)),
-            new.minimum.eq(is_binary & (binary.function == _MIN)),
-            new.maximum.eq(is_binary & (binary.function == _MAX)),
-            new.wide.eq(window.width == _WIDTH_WIDE),
-            new.raw.eq(window.width == _WIDTH_RAW),
+            new.minimum.eq(is_binary & (binary.function == Function.MIN)),
+            new.maximum.eq(is_binary & (binary.function == Function.MAX)),
+            new.wide.eq(window.width == ResultWidth.WIDE),
+            new.raw.eq(window.width == ResultWidth.RAW),
             new.counted.eq(is_requantize | is_binary | is_table),
             new.low.eq(self._clip(m, window, is_fill, "low")),
             new.high.eq(self._clip(m, window, is_fill, "high")),
@@ -160,8 +157,8 @@ class ModeRegister(Component):
 
         min(max(q, low), high) with low > high is high, whatever q is.
         """
-        greatest = Mux(fields.width == _WIDTH_WIDE, _WIDEST, 127)
-        least = Mux(fields.width == _WIDTH_WIDE, -_WIDEST, -128)
+        greatest = Mux(fields.width == ResultWidth.WIDE, _WIDEST, 127)
+        least = Mux(fields.width == ResultWidth.WIDE, -_WIDEST, -128)
         given = fields.high if name == "high" else Mux(
             fields.low > fields.high, fields.high, fields.low
         )

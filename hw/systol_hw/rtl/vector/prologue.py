@@ -10,16 +10,17 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.isa.choices import Reduce, TableWidth
 from systol_hw.rtl.contract.instruction import fields_of
 from systol_hw.rtl.contract.widths import ADDRESS_BITS, INSTRUCTION_BITS
-from systol_hw.rtl.vector.mode import REDUCE_MEAN, is_operation
+from systol_hw.rtl.vector.mode import is_operation
 from systol_hw.rtl.vector.parameters import read_index_bits
-from systol_hw.rtl.vector.table_lookup import TABLE_READS
+from systol_hw.rtl.vector.table_lookup import TABLE_READ_BYTES, TABLE_READS
 
 __all__ = ["VectorPrologue"]
 
-_NARROW_TABLE_READS = 32
-_LAST_KNOT_BYTES = 2
+_NARROW_TABLE_READS = TableWidth.BYTES.table_bytes // TABLE_READ_BYTES
+_LAST_KNOT_BYTES = TableWidth.KNOTS.table_bytes % TABLE_READ_BYTES
 
 
 class VectorPrologue(Component):
@@ -60,7 +61,7 @@ class VectorPrologue(Component):
         arch = self.arch
         fields, table = fields_of(self.word, "requantize"), fields_of(self.word, "table")
         is_table = is_operation(fields, "table")
-        mean = fields.reduce == REDUCE_MEAN
+        mean = fields.reduce == Reduce.MEAN
         units_per_read = arch.ub_width_bytes // PARAMETER_BYTES
 
         # Parameters and the 8 bytes of a table read are alike units of 8 bytes; the last table

@@ -6,15 +6,17 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
+from systol_hw.isa.choices import TableWidth
 from systol_hw.rtl.parts.block_ram import NO_COLLISIONS
 from systol_hw.rtl.parts.convert_once import converted_once
 from systol_hw.rtl.vector.mode import OPERAND_BITS
 from systol_hw.rtl.vector.operand_hold import VALUE_BITS
 
-__all__ = ["TABLE_READS", "TableLookup", "table_words"]
+__all__ = ["TABLE_READS", "TABLE_READ_BYTES", "TableLookup", "table_words"]
 
-TABLE_READS = 65
-"""Reads of 8 bytes that 257 knots of two bytes take; 256 bytes take 32."""
+TABLE_READ_BYTES = 8
+TABLE_READS = -(-TableWidth.KNOTS.table_bytes // TABLE_READ_BYTES)
+"""Reads that a table of knots takes; one of bytes takes half as many."""
 
 _INDEX_BITS = 7
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from systol_hw.arch import WINDOWS
+from systol_hw.isa.choices import Reduce, ResultWidth, TableWidth
 from systol_hw.isa.decode_many import Decoded, decode_many
 from systol_hw.isa.operations import PLANE_UNIT_BYTES
 from systol_hw.program import Program
@@ -44,9 +45,9 @@ from systol_sim.timing.state.table_columns import (
     WRITES,
 )
 
-_MEAN = 2
-"""`reduce` of a mean."""
-_TABLE_BYTES = (256, 2 * 257)
+_TABLE_BYTES = [width.table_bytes for width in TableWidth]
+# Of the planes behind the first, by `width`; widths beyond the last are refused.
+_PASSES = [*(width.planes - 1 for width in ResultWidth), 0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,8 +123,7 @@ def _complete_vector(rows: np.ndarray, decoded: Decoded) -> None:
     wide = (decoded.get("a_width") != 0) & in_buffer & (kind != FILL)
     wide_b = decoded.get("b_width") != 0
     rows[pcs, ACCESSES] = 1 + (wide | wide_b)
-    # Widths beyond the last are refused.
-    rows[pcs, PASSES] = np.array((0, 1, 3, 0))[decoded.get("width")]
+    rows[pcs, PASSES] = np.array(_PASSES)[decoded.get("width")]
     rows[pcs, SOURCE_PLANE_BYTES] = np.where(
         wide, PLANE_UNIT_BYTES * decoded.get("a_plane_step"), -1
     )
@@ -132,7 +132,7 @@ def _complete_vector(rows: np.ndarray, decoded: Decoded) -> None:
     rows[pcs, B_FROM_ACCESS] = np.where(wide_b, 0, rows[pcs, ACCESSES] - 1)
     if kind == REQUANTIZE:
         rows[pcs, PARAMETERS] = np.where(
-            decoded.get("reduce") == _MEAN, decoded.get("parameter_count"), 0
+            decoded.get("reduce") == Reduce.MEAN, decoded.get("parameter_count"), 0
         )
     if kind == TABLE:
         rows[pcs, TABLE_BYTES] = np.array(_TABLE_BYTES)[decoded.get("table_width")]

@@ -7,6 +7,7 @@ from collections import namedtuple
 from typing import Any
 
 from systol_hw.isa import OPERATION_BY_NAME
+from systol_hw.isa.choices import ConfigRegister
 from systol_hw.tables.faults import Unit
 
 # Columns that every instruction has.
@@ -27,7 +28,7 @@ HOST_PORT, WEIGHT_PORT, UNIFIED_BUFFER = 0, 1, 2
 """PORT: where LOAD and STORE meet memory, and where WEIGHTS reads."""
 VALUE, REGISTER = 10, 11
 """Of control instructions: the tag, the interrupt's or the register's value; the register."""
-STATUS_REGISTER = 1
+STATUS_REGISTER = int(ConfigRegister.STATUS)
 
 _FIRST = 10
 """Column of a unit instruction's first own field."""
