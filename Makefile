@@ -25,7 +25,7 @@ compiled: $(RUN_READY)
 
 # One after another, the larger first; smaller ones are built by the tests that need them.
 large-models: $(DEV_READY)
-	@$(PY) -P -m systol_sim.verilated.prebuild tpu-v1 edge32
+	@$(PY) -P -m systol_sim.hardware.verilated.prebuild tpu-v1 edge32
 
 demo: $(RUN_READY) compiled  ## compile a bundled model, run it on real images, read its counters
 	$(VENV)/bin/systol demo
@@ -52,15 +52,16 @@ attack: $(DEV_READY) compiled  ## damaged and hostile files at every door
 
 mutants: $(DEV_READY)  ## seed bugs mechanically; every one must be caught or explained
 	@mkdir -p build
-	$(PY) -m systol_sim.mutants --mutants 110 --seed 1 --processes $(JOBS) \
+	$(PY) -m systol_sim.mutation.campaign --mutants 110 --seed 1 --processes $(JOBS) \
 		--resume build/mutants.json
 
 formal: $(DEV_READY)  ## prove queues, buffers, tokens, ports, arbitration and decoder; refute the mutants
 	$(PY) -m systol_hw.formal --mutants
 
-lint: $(DEV_READY)  ## style, import order, and the arrows between the folders
+lint: $(DEV_READY)  ## style, import order, the arrows between the rooms, their sizes, no circle
 	$(PY) -m ruff check
 	$(VENV)/bin/lint-imports
+	$(PY) tests/shared/rooms.py
 
 types: $(DEV_READY)  ## strict type check
 	$(PY) -m mypy

@@ -24,9 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 from systol.terminal import print_table
 from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.assembly import assemble
+from systol_hw.isa.assembly import assemble
 from systol_hw.program import Program, make_program
-from systol_sim.verilated import build, run
+from systol_sim.hardware.verilated import build, run
 
 PRESET_OF_SIZE = {16: "edge16", 32: "edge32", 256: "tpu-v1"}
 ROWS_OF_SIZE = {16: 2048, 32: 1024, 64: 512, 128: 512, 256: 512}

@@ -27,8 +27,8 @@ from systol_hw.arch import PRESETS
 from systol_hw.isa import instruction
 from systol_hw.program import Program, Window, make_program
 from systol_sim import simulator
-from systol_sim.checker import check
-from systol_sim.instruction_table import build_table
+from systol_sim.timing.state.instruction_table import build_table
+from systol_sim.validity.checker import check
 
 REPEATS = 5
 

@@ -33,7 +33,7 @@ from systol_compiler.quantized.lowering import lower
 from systol_compiler.report import build_report, node_rows, source_nodes
 from systol_hw.arch import Arch
 from systol_hw.errors import InputError, UnsupportedModelError
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 LEVELS: Final = ("graph", "quantized", "lowered", "tiled", "allocated", "scheduled", "asm")
 """Levels of `--emit`, in the compiler's order."""

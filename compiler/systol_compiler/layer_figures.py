@@ -10,9 +10,9 @@ import numpy as np
 
 from systol_compiler.binary.network import LayerRange, MachineSegment
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.counter_categories import CATEGORIES, STALL_CAUSES, Category
-from systol_hw.counters import AMOUNTS, UNIT_STATES
-from systol_hw.faults import Unit
+from systol_hw.tables.counter_categories import CATEGORIES, STALL_CAUSES, Category
+from systol_hw.tables.counters import AMOUNTS, UNIT_STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.tag_windows import GroupCounters, count_by_group, tag_setters
 
 _AMOUNT = {(amount.unit, amount.name): index for index, amount in enumerate(AMOUNTS)}

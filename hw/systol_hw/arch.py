@@ -22,6 +22,8 @@ from systol_hw.shown import shown
 
 INSTRUCTION_BYTES = 64
 """Bytes of one encoded instruction."""
+MEMORY_LIMIT_BYTES = 1 << 31
+"""Greatest size of weight memory and of a host window: addresses never wrap inside one."""
 TAGS = 16
 """Debug tags, and so sets of per-tag counters."""
 WINDOWS = 8

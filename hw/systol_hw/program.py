@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, Arch
+from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, MEMORY_LIMIT_BYTES, Arch
 from systol_hw.errors import InvalidProgramError
 from systol_hw.isa import Instruction, encode_program
 
-MEMORY_LIMIT_BYTES = 1 << 31
-"""Greatest size of weight memory and of a host window: addresses never wrap inside one."""
 _CHUNK_BYTES = 1 << 20
 
 

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from systol_hw.arch import INSTRUCTION_BYTES, PRESETS, Arch
-from systol_hw.assembly import Word, assemble_line, disassemble_code, nearest, parse_number
+from systol_hw.arch import INSTRUCTION_BYTES, MEMORY_LIMIT_BYTES, PRESETS, Arch
 from systol_hw.errors import InputError, SystolError
+from systol_hw.isa.assembly import Word, assemble_line, disassemble_code, nearest, parse_number
 from systol_hw.json_file import parse_json
-from systol_hw.program import MEMORY_LIMIT_BYTES, Program, Window
+from systol_hw.program import Program, Window
 
 TEXT_VERSION = 1
 """Version of this text form; stated by its first line."""

@@ -50,7 +50,7 @@ def estimate(arch: Arch, *, packed: bool = True, log: Path | None = None) -> Est
     ----------
     arch
     packed
-        Recipe of the array's products (see `systol_hw.rtl.array`).
+        Recipe of the array's products (see `systol_hw.rtl.matrix.array`).
     log
         Where to keep yosys' output.
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from systol_hw.errors import InputError, MissingToolError
 from systol_hw.program import Program
+from systol_sim.hardware.waves import WAVE_FORMATS
 from systol_sim.results import RunResult
-from systol_sim.waves import WAVE_FORMATS
 
 
 class Executor(Protocol):
@@ -27,8 +27,8 @@ class Executor(Protocol):
     ) -> RunResult:
         """Run `program`, its host windows filled from `contents` by name (the rest is zero).
 
-        The program has been checked (`systol_sim.checker`). With `values` false only times and
-        counters are wanted, and an executor may leave the rest out.
+        The program has been checked (`systol_sim.validity.checker`). With `values` false only times
+        and counters are wanted, and an executor may leave the rest out.
         """
         ...
 
@@ -133,14 +133,14 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 name="rtl",
                 doc="the hardware description itself, through Verilator",
                 counts_cycles=True,
-                open=partial(_hardware, "systol_sim.verilated"),
+                open=partial(_hardware, "systol_sim.hardware.verilated"),
                 waves=WAVE_FORMATS,
             ),
             Backend(
                 name="amaranth",
                 doc="the same in Amaranth's own simulator: no tools needed, and very slow",
                 counts_cycles=True,
-                open=partial(_hardware, "systol_sim.amaranth_sim"),
+                open=partial(_hardware, "systol_sim.hardware.amaranth_sim"),
                 waves=("vcd",),
             ),
         )

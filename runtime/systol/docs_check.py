@@ -13,16 +13,16 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from systol_compiler.quantized.operators_page import supported_operators
-from systol_hw.address_map import address_map_page
-from systol_hw.counters_page import counter_names, counters_page
 from systol_hw.errors import InputError
-from systol_hw.isa_page import isa_page
-from systol_hw.machines_page import machines_page
-from systol_sim.survivors import survivors_text
+from systol_hw.pages.address_map import address_map_page
+from systol_hw.pages.counters import counter_names, counters_page
+from systol_hw.pages.isa import isa_page
+from systol_hw.pages.machines import machines_page
+from systol_sim.mutation.survivors import survivors_text
 
 _SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 _EXPECT = re.compile(r"^```expect\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_SURVIVORS = "<!-- Generated from systol_sim.survivors to the end: do not edit. -->"
+_SURVIVORS = "<!-- Generated from systol_sim.mutation.survivors to the end: do not edit. -->"
 _SHOWN_PINS = 3
 _PINS, _PARAMETERS = "pytest.mark.pins", "pytest.mark.parametrize"
 _STALE = 1
@@ -70,7 +70,7 @@ def find_pins(root: Path) -> dict[str, list[str]]:
                 if name in pins and value != "0" and number not in pins[name]:
                     pins[name].append(number)
     pins = {name: found[:_SHOWN_PINS] for name, found in pins.items()}
-    for path in sorted((root / "tests").glob("*/test_*.py")):
+    for path in sorted((root / "tests").rglob("test_*.py")):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):
                 test = f"{path.stem}::{function.name}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from systol_compiler.binary.model import LayerRange
-from systol_hw.assembly import format_word
+from systol_hw.isa.assembly import format_word
 from systol_hw.program import Program
 from systol_hw.shown import printable
 

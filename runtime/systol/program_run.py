@@ -7,15 +7,15 @@ import numpy as np
 
 from systol.array_files import Array
 from systol.device import find_backend
-from systol_hw.assembly import format_word
-from systol_hw.counters import UNIT_STATES
 from systol_hw.errors import InputError, MachineFaultError
 from systol_hw.isa import decode, encode_program
+from systol_hw.isa.assembly import format_word
 from systol_hw.program import Program
 from systol_hw.shown import shown
-from systol_sim.checker import check
+from systol_hw.tables.counters import UNIT_STATES
 from systol_sim.results import RunResult
-from systol_sim.synchronize import strip, synchronize
+from systol_sim.validity.checker import check
+from systol_sim.validity.synchronize import strip, synchronize
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

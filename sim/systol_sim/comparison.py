@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import FaultCause
 from systol_hw.isa import decode
 from systol_hw.program import Program
-from systol_sim.footprint import ACCUMULATORS, UB, footprint
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import FaultCause
 from systol_sim.results import RunResult
+from systol_sim.validity.footprint import ACCUMULATORS, UB, footprint
 
 TIMED_FAULTS = frozenset({FaultCause.TOKEN_OVERFLOW, FaultCause.WATCHDOG})
 """Faults that only executors with cycles can find."""

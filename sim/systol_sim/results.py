@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from systol_hw.arch import TAGS, Arch
-from systol_hw.counters import AMOUNTS, SCALARS, STATES, UNIT_STATES
-from systol_hw.faults import Fault, Unit
+from systol_hw.tables.counters import AMOUNTS, SCALARS, STATES, UNIT_STATES
+from systol_hw.tables.faults import Fault, Unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

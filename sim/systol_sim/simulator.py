@@ -9,13 +9,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from systol_hw.arch import TAGS
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
-from systol_hw.registers import default_watchdog_cycles
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Fault, FaultCause, Unit
+from systol_hw.tables.registers import default_watchdog_cycles
 from systol_sim.building import building
-from systol_sim.checker import check
-from systol_sim.compiled import (
+from systol_sim.jit.compiled import (
     NAMES,
     STEPPER,
     STREAMS,
@@ -24,13 +23,17 @@ from systol_sim.compiled import (
     is_on_disk,
     wait_for_compilation,
 )
-from systol_sim.instruction_columns import FIRST, KIND, REFUSED, TAG, UNIT, VALUE
-from systol_sim.instruction_table import InstructionTable, build_table
-from systol_sim.interruptible import interruptible
-from systol_sim.places import COVERAGE_NAMES, L_END, L_INTERRUPT, L_START, P_CYCLES, new_machine
+from systol_sim.jit.interruptible import interruptible
 from systol_sim.results import Counters, RunResult
-from systol_sim.stepper import step_program, stream_program
-from systol_sim.values import Values, compute_values
+from systol_sim.timing.state.codes import P_CYCLES
+from systol_sim.timing.state.events import COVERAGE_NAMES
+from systol_sim.timing.state.instruction_table import InstructionTable, build_table
+from systol_sim.timing.state.machine_state import L_END, L_INTERRUPT, L_START, new_machine
+from systol_sim.timing.state.table_columns import KIND, REFUSED, ROWS, TAG, UNIT, VALUE
+from systol_sim.timing.stepper import step_program, stream_program
+from systol_sim.validity.checker import check
+from systol_sim.values.compile_values import compile_values
+from systol_sim.values.program_values import Values, compute_values
 
 
 def run(
@@ -60,7 +63,7 @@ def run(
         and to the program's length. The results but for `coverage` are the same.
     watchdog_cycles
         Cycles without progress after which the machine faults; None takes the machine's own
-        (`systol_hw.registers.default_watchdog_cycles`).
+        (`systol_hw.tables.registers.default_watchdog_cycles`).
     checked
         True if the caller knows that `program` is valid, or wants its fault: no static check.
 
@@ -94,10 +97,8 @@ def run(
 def _prepare_values() -> None:
     """Have the kernels of values compiled: all at once, and not each when it is first met."""
     if not is_on_disk(VALUES):
-        from systol_sim.precompile import precompile
-
         with building(NAMES[VALUES]):
-            precompile([VALUES])
+            compile_values()
 
 
 def run_timing(
@@ -237,7 +238,8 @@ then kept."""
 def _rows_issued(table: InstructionTable) -> int:
     """Matrix rows of a program's whole run, and so fewer than its cycles."""
     rows = table.rows[(table.rows[:, UNIT] == Unit.MATRIX) & (table.rows[:, REFUSED] == 0)]
-    counts = rows[:, FIRST + 5 : FIRST + 11].astype(np.float64)
+    loops = [ROWS.x_count, ROWS.y_count, ROWS.k2_count, ROWS.k1_count, ROWS.k0_count, ROWS.n_count]
+    counts = rows[:, loops].astype(np.float64)
     return int(counts.prod(axis=1).sum())
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systol_hw.counters import AMOUNTS, STATES
-from systol_hw.faults import Unit
 from systol_hw.program import Program
-from systol_sim.instruction_columns import KIND, REFUSED, TAG, UNIT, VALUE
-from systol_sim.instruction_table import InstructionTable
-from systol_sim.places import COUNTED_TAGS
+from systol_hw.tables.counters import AMOUNTS, STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.simulator import prepared_table, step
+from systol_sim.timing.state.instruction_table import InstructionTable
+from systol_sim.timing.state.machine_state import COUNTED_TAGS
+from systol_sim.timing.state.table_columns import KIND, REFUSED, TAG, UNIT, VALUE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,11 +9,11 @@ from hand_made import copies, quantized
 from systol_compiler.binary.network import LayerRange, MachineSegment
 from systol_compiler.layer_figures import bound_together, layer_figures
 from systol_hw.arch import PRESETS
-from systol_hw.counter_categories import CATEGORIES
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, encode_program, instruction
-from systol_sim.generate import generate
+from systol_hw.tables.counter_categories import CATEGORIES
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Unit
+from systol_sim.random_programs.generate import generate
 from systol_sim.simulator import run_timing
 
 

@@ -11,8 +11,8 @@ import pytest
 from systol_hw import own_files
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
-from systol_sim import compiled
-from systol_sim.verilated import build
+from systol_sim.hardware.verilated import build
+from systol_sim.jit import compiled
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,7 +118,7 @@ def test_a_library_that_others_can_write_is_built_again(
 
 
 SOURCE = """
-from systol_sim.compiled import compiled
+from systol_sim.jit.compiled import compiled
 @compiled
 def successor(number):
     return number + 1

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.rtl.axi_machine import convert_axi_verilog
+from systol_hw.rtl.bus.axi_machine import convert_axi_verilog
 from systol_hw.rtl.emit import convert_blocks, convert_verilog
 from systol_hw.safe_children import safe_children
-from systol_sim import compiled
-from systol_sim.fuzz import fuzz
+from systol_sim.fuzz.campaign import fuzz
+from systol_sim.jit import compiled
 
 ROOT = Path(__file__).parents[2]
 PORT = MemoryPort(width_bytes=1, bytes_per_cycle=Fraction(1), latency_cycles=8)

@@ -541,7 +541,7 @@ def test_fuzz_reports_a_difference_with_its_own_status(
 
     from systol.commands import fuzz as command
     from systol_sim import reference
-    from systol_sim.fuzz import DEFAULT_EXECUTORS
+    from systol_sim.fuzz.campaign import DEFAULT_EXECUTORS
 
     def wrong(program: Any, contents: Any) -> Any:
         result = reference.run(program, contents)

@@ -7,7 +7,7 @@ import pytest
 
 from systol import docs_check
 from systol_hw.errors import InputError
-from systol_sim.survivors import survivors_text
+from systol_sim.mutation.survivors import survivors_text
 
 ROOT = Path(__file__).parents[2]
 

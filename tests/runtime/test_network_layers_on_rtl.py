@@ -13,8 +13,9 @@ from systol_compiler.compile import CompileOptions, compile_quantized, import_gr
 from systol_compiler.graph.float_graph import Graph, Node, onnx_node, wrap_nodes
 from systol_compiler.quantized.node_cost import node_macs
 from systol_hw.arch import PRESETS
-from systol_sim import simulator, verilated
+from systol_sim import simulator
 from systol_sim.comparison import differences
+from systol_sim.hardware import verilated
 
 NETWORKS = ("resnet50", "densenet121", "inception_v1", "squeezenet", "shufflenet")
 MOST_MACS = 3_000_000

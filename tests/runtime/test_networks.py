@@ -13,10 +13,11 @@ from systol_compiler.calibrate.quantizer import quantize_graph
 from systol_compiler.compile import import_graph
 from systol_compiler.quantized.evaluate import evaluate
 from systol_hw.arch import PRESETS, Arch, MemoryPort
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Unit
-from systol_sim import reference, simulator, verilated
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Unit
+from systol_sim import reference, simulator
 from systol_sim.comparison import differences
+from systol_sim.hardware import verilated
 
 MODELS = ("mnist_mlp", "mnist_cnn")
 NAME = "image"

@@ -31,9 +31,9 @@ from systol_hw.errors import (
 from systol_hw.isa import instruction
 from systol_hw.program import Window, make_program
 from systol_hw.program_text import format_program, parse_program
-from systol_hw.rtl.axi_machine import AXI_TOP_NAME, convert_axi_verilog
+from systol_hw.rtl.bus.axi_machine import AXI_TOP_NAME, convert_axi_verilog
 from systol_hw.rtl.emit import TOP_NAME, convert_verilog
-from systol_sim.generate import generate
+from systol_sim.random_programs.generate import generate
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "first-program.md"

@@ -16,9 +16,9 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
-from systol_sim.generate import generate
+from systol_sim.hardware.verilated import run
+from systol_sim.random_programs.generate import generate
 from systol_sim.results import RunResult
-from systol_sim.verilated import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.verilator]
 

@@ -18,7 +18,7 @@ import subprocess, sys, tempfile
 from pathlib import Path
 from systol_hw.atomic_file import replacing
 from systol_hw.termination import end_in_order
-from systol_sim.verilated.tools import Tools
+from systol_sim.hardware.verilated.tools import Tools
 end_in_order()
 folder = Path(sys.argv[1])
 with tempfile.TemporaryDirectory(dir=folder), replacing(folder / "out") as stream:

@@ -20,8 +20,8 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave, SparseMemoryRegion
 
-from systol_hw.address_map import IDENTITY, REGISTER_AT, VERSION
 from systol_hw.program import Program
+from systol_hw.tables.address_map import IDENTITY, REGISTER_AT, VERSION
 
 CASES_VARIABLE = "SYSTOL_AXI_CASES"
 RESULTS_VARIABLE = "SYSTOL_AXI_RESULTS"

@@ -1,8 +1,8 @@
 """A test's time limit that stands still while something is built.
 
 The RTL's models and the simulator's machine code are built by the first test that needs them, and
-builds are bounded by limits of their own (`systol_sim.verilated.tools`). A limit of a test says how
-long it may hang; were builds a part of it, it would have to be longer than all of them.
+builds are bounded by limits of their own (`systol_sim.hardware.verilated.tools`). A limit of a test
+says how long it may hang; were builds a part of it, it would have to be longer than all of them.
 """
 
 import signal

@@ -22,7 +22,7 @@ from systol_compiler.binary.window_bytes import window_size
 from systol_compiler.graph.float_graph import TensorType
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PRESETS, Arch
-from systol_hw.assembly import assemble
+from systol_hw.isa.assembly import assemble
 from systol_hw.program import Window, make_program
 
 NANO = PRESETS["nano"]

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction, mask_of_units
-from systol_sim.footprint import UB, Region, footprint
+from systol_hw.tables.faults import Unit
+from systol_sim.validity.footprint import UB, Region, footprint
 
 _BARRIERS = ("barrier", "sync_host")
 

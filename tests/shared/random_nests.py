@@ -10,11 +10,12 @@ from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import image_operand
-from systol_compiler.nests.vector import Binary, Copy, Function, Requantize, Table
+from systol_compiler.nests.vector import Binary, Copy, Requantize, Table
 from systol_compiler.nests.view import View
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import Arch
+from systol_hw.isa.choices import Function
 
 CHANNELS_LAST = (0, 2, 3, 1)
 

@@ -14,8 +14,8 @@ import pytest
 from systol_hw.arch import PRESETS
 from systol_hw.errors import MissingToolError
 from systol_sim.building import building, observed
-from systol_sim.verilated import build, tools
-from systol_sim.verilated.turns import turn
+from systol_sim.hardware.verilated import build, tools
+from systol_sim.hardware.verilated.turns import turn
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,7 +193,7 @@ def test_where_there_are_no_locks_nobody_waits(
 def test_a_turn_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "model.lock"
     program = (
-        "import sys, pathlib\nfrom systol_sim.verilated.turns import turn\n"
+        "import sys, pathlib\nfrom systol_sim.hardware.verilated.turns import turn\n"
         "with turn(pathlib.Path(sys.argv[1]), 60):\n print('mine', flush=True)\n input()\n"
     )
     packages = os.pathsep.join([str(ROOT / "hw"), str(ROOT / "sim")])

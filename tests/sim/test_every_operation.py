@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import oracle
 from systol_hw.arch import Arch
-from systol_hw.counters import AMOUNTS
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, decode, instruction
 from systol_hw.program import Program, Window, make_program
-from systol_sim import oracle, reference
-from systol_sim.footprint import ACCUMULATORS, UB, WEIGHT, WINDOW, footprint
-from systol_sim.machines import FUZZ_MACHINES
-from systol_sim.values import compute_values
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Unit
+from systol_sim import reference
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.validity.footprint import ACCUMULATORS, UB, WEIGHT, WINDOW, footprint
+from systol_sim.values.program_values import compute_values
 
 WEIGHT_BYTES = 700
 WINDOW_BYTES = 500

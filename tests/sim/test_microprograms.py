@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from systol_hw.arch import Arch, MemoryPort
-from systol_hw.assembly import assemble
-from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
-from systol_hw.faults import Unit
+from systol_hw.isa.assembly import assemble
 from systol_hw.program import Program, Window, make_program
-from systol_sim.amaranth_sim import run as run_amaranth
-from systol_sim.checker import check
+from systol_hw.tables.counters import AMOUNTS, SCALARS, UNIT_STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.comparison import differences
+from systol_sim.hardware.amaranth_sim import run as run_amaranth
+from systol_sim.hardware.verilated import run as run_verilated
 from systol_sim.results import RunResult
 from systol_sim.simulator import run as simulate
-from systol_sim.verilated import run as run_verilated
+from systol_sim.validity.checker import check
 
 PAGE = Path(__file__).parents[2] / "docs" / "microprograms.md"
 PORT = MemoryPort(width_bytes=8, bytes_per_cycle=Fraction(8), latency_cycles=10)

@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from systol_hw.arch import Arch
-from systol_hw.counters import AMOUNTS
 from systol_hw.errors import InvalidProgramError
-from systol_hw.faults import FaultCause, Unit
 from systol_hw.isa import decode, instruction
 from systol_hw.program import Program, make_program
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import FaultCause, Unit
 from systol_sim import reference, simulator
 from systol_sim.comparison import differences
-from systol_sim.generate import generate
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.random_programs.generate import generate
 
 MACHINES = list(FUZZ_MACHINES)
 machines = st.sampled_from(MACHINES)

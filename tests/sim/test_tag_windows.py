@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from systol_hw.arch import PRESETS, TAGS
-from systol_hw.counters import AMOUNTS
 from systol_hw.isa import decode, encode_program, instruction
 from systol_hw.program import Program
+from systol_hw.tables.counters import AMOUNTS
 from systol_sim import tag_windows
-from systol_sim.generate import generate
+from systol_sim.random_programs.generate import generate
 from systol_sim.simulator import run_timing
 from systol_sim.tag_windows import count_by_group, tag_setters
 

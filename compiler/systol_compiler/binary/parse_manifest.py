@@ -22,9 +22,16 @@ from systol_compiler.binary.network import (
 from systol_compiler.graph.float_graph import TensorType
 from systol_compiler.numbers.limits import INT8_MAX, INT8_MIN
 from systol_compiler.numbers.tensor import QTensor
-from systol_hw.arch import ALL_WINDOWS, INSTRUCTION_BYTES, TAGS, Arch, MemoryPort
+from systol_hw.arch import (
+    ALL_WINDOWS,
+    INSTRUCTION_BYTES,
+    MEMORY_LIMIT_BYTES,
+    TAGS,
+    Arch,
+    MemoryPort,
+)
 from systol_hw.errors import BinaryFormatError, InputError, InvalidProgramError, SystolError
-from systol_hw.program import MEMORY_LIMIT_BYTES, Program, Window
+from systol_hw.program import Program, Window
 
 _MAX_INSTRUCTIONS = MEMORY_LIMIT_BYTES // INSTRUCTION_BYTES
 

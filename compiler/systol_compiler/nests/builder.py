@@ -23,12 +23,13 @@ from systol_compiler.nests.rows import (
     row_axis,
     uniform,
 )
-from systol_compiler.nests.vector import Copy, Operation, Reduce, Requantize, VectorNest
+from systol_compiler.nests.vector import Copy, Operation, Requantize, VectorNest
 from systol_compiler.nests.view import View, packed_strides
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.limits import bounds
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.isa.choices import Reduce
 
 CHANNELS_LAST = (0, 2, 3, 1)
 """Memory order of images: [N, C, H, W] lies as N, H, W, C."""

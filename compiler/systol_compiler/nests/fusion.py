@@ -6,9 +6,10 @@ from systol_compiler.nests.buffer import Home
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.nest import Nest
 from systol_compiler.nests.network import LoweredNetwork
-from systol_compiler.nests.vector import Copy, Reduce, VectorNest
+from systol_compiler.nests.vector import Copy, VectorNest
 from systol_compiler.nests.window import WHOLE
 from systol_hw.arch import Arch
+from systol_hw.isa.choices import Reduce
 
 
 def fuse_pools(network: LoweredNetwork, arch: Arch) -> LoweredNetwork:

@@ -15,21 +15,13 @@ from systol_compiler.nests.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Operand
-from systol_compiler.nests.vector import (
-    Binary,
-    Copy,
-    Fill,
-    Function,
-    Reduce,
-    Requantize,
-    Table,
-    VectorNest,
-)
+from systol_compiler.nests.vector import Binary, Copy, Fill, Requantize, Table, VectorNest
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.arithmetic import requantize, round_shift, saturate
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.isa.choices import Function, Reduce
 
 Int64 = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from systol_compiler.nests.builder import NestBuilder, natural
 from systol_compiler.nests.operand import image_operand
-from systol_compiler.nests.vector import Copy, Operation, Reduce
+from systol_compiler.nests.vector import Copy, Operation
 from systol_compiler.nests.view import View
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.limits import bounds
 from systol_compiler.numbers.windows import taps_inside
 from systol_hw.arch import Arch
+from systol_hw.isa.choices import Reduce
 
 MOST_TAPS = 255
 _STRIDES = 64

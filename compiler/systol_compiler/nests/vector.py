@@ -1,29 +1,11 @@
 """Vector nests: what the vector unit does over operands in the unified buffer."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 from systol_compiler.nests.nest import Nest, Require
 from systol_compiler.nests.operand import Box, Operand
 from systol_compiler.nests.window import WHOLE, Window2D
-
-
-class Reduce(IntEnum):
-    """Over the taps of a window; `MEAN` sums and has parameters by the number of taps inside, for
-    all channels alike."""
-
-    MAX = 0
-    SUM = 1
-    MEAN = 2
-
-
-class Function(IntEnum):
-    """Of two operands."""
-
-    ADD = 0
-    MUL = 1
-    MIN = 2
-    MAX = 3
+from systol_hw.isa.choices import Function, Reduce
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from systol_compiler.program.order import Schedule, WindowPlace
 from systol_compiler.program.tokens import BARRIER, synchronize
 from systol_compiler.program.weight_image import WeightImage
 from systol_hw.arch import TAGS, WINDOWS, Arch
-from systol_hw.assembly import format_word
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction
+from systol_hw.isa.assembly import format_word
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.faults import Unit
 
 WINDOW_ALIGNMENT = 64
 """Tensors that share a window begin at multiples of this."""

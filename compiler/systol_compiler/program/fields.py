@@ -24,8 +24,8 @@ from systol_compiler.plan.tiling import (
 from systol_compiler.program.weight_image import WeightPlace
 from systol_hw.arch import PARAMETER_BYTES, Arch
 from systol_hw.isa import Instruction, instruction
-from systol_hw.operations import PLANE_UNIT_BYTES
-from systol_sim.footprint import ADDRESS_SPAN
+from systol_hw.isa.operations import PLANE_UNIT_BYTES
+from systol_sim.validity.footprint import ADDRESS_SPAN
 
 _MOST_RUN_BYTES = 1 << 20
 _MOST_REPEATS = 4095

@@ -31,10 +31,10 @@ from systol_compiler.program.fields import (
 from systol_compiler.program.tokens import tiles_taken
 from systol_compiler.program.weight_image import WeightImage
 from systol_hw.arch import Arch
-from systol_hw.assembly import format_instruction
-from systol_hw.faults import Unit
 from systol_hw.isa import OPERATION_BY_NAME, Instruction
-from systol_sim.footprint import Footprint, footprint
+from systol_hw.isa.assembly import format_instruction
+from systol_hw.tables.faults import Unit
+from systol_sim.validity.footprint import Footprint, footprint
 
 _READ_WEIGHT_MEMORY = OPERATION_BY_NAME["read_weight_memory"]
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 
 from systol_hw.arch import Arch
-from systol_hw.faults import Unit
 from systol_hw.isa import Instruction, instruction, mask_of_units
-from systol_sim.footprint import Footprint, footprints
-from systol_sim.hazards import Hazards
-from systol_sim.ordering import Ordering, Tokens
+from systol_hw.tables.faults import Unit
+from systol_sim.validity.footprint import Footprint, footprints
+from systol_sim.validity.hazards import Hazards
+from systol_sim.validity.ordering import Ordering, Tokens
 
 _PASSES = 4
 BARRIER = -1

@@ -1,6 +1,7 @@
 """Every proof."""
 
-from systol_hw.formal import (
+from systol_hw.formal.proof import Proof
+from systol_hw.formal.properties import (
     decoder,
     host_sync,
     memory_port,
@@ -13,7 +14,6 @@ from systol_hw.formal import (
     weight_fifo,
     write_buffer,
 )
-from systol_hw.formal.proof import Proof
 
 __all__ = ["PROOFS"]
 

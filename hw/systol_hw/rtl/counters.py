@@ -1,4 +1,4 @@
-"""The performance counters (docs/timing.md, 8; the table is `systol_hw.counters`)."""
+"""The performance counters (docs/timing.md, 8; the table is `systol_hw.tables.counters`)."""
 
 from typing import Any
 
@@ -8,20 +8,12 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import bits_for
 
 from systol_hw.arch import TAGS, Arch
-from systol_hw.counters import (
-    AMOUNTS,
-    COUNTER_BITS,
-    SCALAR_GROUP,
-    SCALARS,
-    STATES,
-)
-from systol_hw.faults import Unit
-from systol_hw.rtl.interfaces import STATE_BITS, TAG_BITS, amount_bits
-from systol_hw.rtl.tokens import TOKEN_UNITS
+from systol_hw.rtl.contract.interfaces import amount_bits
+from systol_hw.rtl.contract.widths import GROUP_BITS, STATE_BITS, TAG_BITS, TOKEN_UNITS
+from systol_hw.tables.counters import AMOUNTS, COUNTER_BITS, SCALAR_GROUP, SCALARS, STATES
+from systol_hw.tables.faults import Unit
 
-__all__ = ["GROUP_BITS", "PEAKS", "AmountCounters", "Counters", "StateCounters"]
-
-GROUP_BITS = bits_for(SCALAR_GROUP)
+__all__ = ["PEAKS", "AmountCounters", "Counters", "StateCounters"]
 
 
 def _peak_limits(arch: Arch) -> dict[str, int]:

@@ -9,8 +9,8 @@ from amaranth.back import verilog
 
 from systol_hw.arch import Arch, load_arch
 from systol_hw.errors import DifferenceError
-from systol_hw.rtl.convert_once import ModuleLibrary
 from systol_hw.rtl.machine import Machine
+from systol_hw.rtl.parts.convert_once import ModuleLibrary
 from systol_hw.safe_children import safe_children
 
 __all__ = ["TOP_NAME", "convert_blocks", "convert_verilog"]
@@ -36,7 +36,7 @@ def convert_verilog(arch: Arch | str | Path, packed: bool = True) -> str:
     arch : Arch, str or Path
         The machine, the name of a preset, or a TOML file.
     packed : bool
-        Recipe of the array's products, see `systol_hw.rtl.array`; the results are the same.
+        Recipe of the array's products, see `systol_hw.rtl.matrix.array`; the results are the same.
 
     Raises
     ------

@@ -6,32 +6,41 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
-from systol_hw import registers
 from systol_hw.arch import ALL_WINDOWS, Arch
-from systol_hw.counters import AMOUNTS, COUNTER_BITS
-from systol_hw.faults import Unit
-from systol_hw.registers import CODE_LENGTH_BITS, REGISTERS
-from systol_hw.rtl.accumulators import Accumulators
-from systol_hw.rtl.control import VALUE_BITS, Dispatch
-from systol_hw.rtl.counters import GROUP_BITS, Counters
-from systol_hw.rtl.decoder import UNIT_BITS
-from systol_hw.rtl.fetch import Fetch
-from systol_hw.rtl.frame import UnitFrame
-from systol_hw.rtl.interfaces import ADDRESS_BITS, STATE_BITS, TAG_BITS, MemorySignature
-from systol_hw.rtl.matrix import MatrixEngine
-from systol_hw.rtl.ports import MemoryPort
-from systol_hw.rtl.supervisor import CAUSE_BITS, CYCLE_BITS, Supervisor
-from systol_hw.rtl.tokens import TOKEN_UNITS, TokenCounters
-from systol_hw.rtl.transfer import LoadEngine, StoreEngine
-from systol_hw.rtl.unified_buffer import UnifiedBuffer
-from systol_hw.rtl.vector import VectorEngine
-from systol_hw.rtl.weights import WeightsEngine
+from systol_hw.rtl.contract.interfaces import MemorySignature
+from systol_hw.rtl.contract.widths import (
+    ADDRESS_BITS,
+    CAUSE_BITS,
+    CYCLE_BITS,
+    GROUP_BITS,
+    STATE_BITS,
+    TAG_BITS,
+    TOKEN_UNITS,
+    UNIT_BITS,
+)
+from systol_hw.rtl.control.dispatch import VALUE_BITS, Dispatch
+from systol_hw.rtl.control.fetch import Fetch
+from systol_hw.rtl.control.supervisor import Supervisor
+from systol_hw.rtl.control.tokens import TokenCounters
+from systol_hw.rtl.control.unit_frame import UnitFrame
+from systol_hw.rtl.counters import Counters
+from systol_hw.rtl.matrix.engine import MatrixEngine
+from systol_hw.rtl.memory.accumulators import Accumulators
+from systol_hw.rtl.memory.memory_port import MemoryPort
+from systol_hw.rtl.memory.unified_buffer import UnifiedBuffer
+from systol_hw.rtl.transfer.engines import LoadEngine, StoreEngine
+from systol_hw.rtl.vector.engine import VectorEngine
+from systol_hw.rtl.weights.engine import WeightsEngine
+from systol_hw.tables import registers
+from systol_hw.tables.counters import AMOUNTS, COUNTER_BITS
+from systol_hw.tables.faults import Unit
+from systol_hw.tables.registers import CODE_LENGTH_BITS, REGISTERS
 
 __all__ = ["ConfigurationRegisters", "Machine"]
 
 
 class ConfigurationRegisters(Component):
-    """The registers of `systol_hw.registers`, written one at a time.
+    """The registers of `systol_hw.tables.registers`, written one at a time.
 
     Members
     -------
@@ -68,7 +77,7 @@ class Machine(Component):
     ----------
     arch : Arch
     packed : bool
-        Recipe of the array's products, see `systol_hw.rtl.array`; the function is the same.
+        Recipe of the array's products, see `systol_hw.rtl.matrix.array`; the function is the same.
 
     Members
     -------

@@ -22,8 +22,8 @@ from systol.selftest import tiny_input, tiny_model
 from systol_hw.arch import PRESETS, dump_arch
 from systol_hw.isa import OPERATION_BY_NAME
 from systol_hw.program_text import format_program
-from systol_sim.fuzz import fuzz
-from systol_sim.generate import generate
+from systol_sim.fuzz.campaign import fuzz
+from systol_sim.random_programs.generate import generate
 
 SIZE_LIMIT = 400_000
 """Bytes of the largest seed."""

@@ -9,7 +9,7 @@ from systol.terminal import say
 from systol_compiler.binary.reader import load
 from systol_hw.errors import InputError
 from systol_hw.program_text import parse_program
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.compile import import_graph
 from systol_hw.arch import load_arch
 from systol_hw.errors import DifferenceError, InputError
-from systol_sim.compiled import STEPPER, VALUES, compile_beside
+from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside
 
 _LISTED = 10
 

@@ -8,7 +8,7 @@ from systol_compiler.binary.reader import load
 from systol_hw.errors import InvalidProgramError
 from systol_hw.program import Program
 from systol_hw.program_text import parse_program
-from systol_sim.checker import describe, find_violations
+from systol_sim.validity.checker import describe, find_violations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import LEVELS
 from systol_compiler.graph.float_graph import Graph
 from systol_hw.errors import InputError
-from systol_sim.compiled import STEPPER, compile_beside
+from systol_sim.jit.compiled import STEPPER, compile_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from systol.stage_status import StageStatus
 from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
 from systol_hw.errors import InputError
-from systol_sim.compiled import STEPPER, VALUES, compile_beside
+from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside
 from systol_sim.onnx_runtime import onnxruntime
 
 _INPUT, _OUTPUT = "image", "logits"

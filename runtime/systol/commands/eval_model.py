@@ -40,7 +40,7 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import import_graph
 from systol_compiler.graph.float_graph import Graph
 from systol_hw.errors import InputError
-from systol_sim.compiled import STEPPER, VALUES, compile_beside
+from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside
 
 _BATCH = 32
 """Items of one run where neither the user nor the model says."""

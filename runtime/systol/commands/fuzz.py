@@ -13,10 +13,10 @@ from systol.commands.registration import Command, positive
 from systol.terminal import LateProgress, say
 from systol_hw.arch import Arch
 from systol_hw.errors import DifferenceError, InputError, MissingToolError
-from systol_sim.covering import covering_machines
-from systol_sim.fuzz import DEFAULT_EXECUTORS, Executor, fuzz
-from systol_sim.fuzz_report import Report, check_marks, write_markdown
-from systol_sim.machines import FUZZ_MACHINES
+from systol_sim.fuzz.campaign import DEFAULT_EXECUTORS, Executor, fuzz
+from systol_sim.fuzz.covering import covering_machines
+from systol_sim.fuzz.machines import FUZZ_MACHINES
+from systol_sim.fuzz.report import Report, check_marks, write_markdown
 
 _PACE_SECONDS = 30.0
 _SOME = 6
@@ -173,7 +173,7 @@ def _executors(
     if backend == "sim":
         return DEFAULT_EXECUTORS
     try:
-        from systol_sim.verilated.fuzzing import build_machines, run_on_built
+        from systol_sim.fuzz.rtl import build_machines, run_on_built
     except ImportError as error:
         raise MissingToolError(
             f"the RTL needs the package {error.name}; pip install 'systol[rtl]'"

@@ -34,7 +34,7 @@ from systol_compiler.binary.reader import load
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
 from systol_hw.shown import shown
-from systol_sim.compiled import STEPPER, VALUES, compile_beside
+from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     arch = load_arch(options.machine)
     require_writable(options.output)
     try:
-        from systol_hw.rtl.axi_machine import convert_axi_verilog
+        from systol_hw.rtl.bus.axi_machine import convert_axi_verilog
         from systol_hw.rtl.emit import convert_verilog
     except ImportError as error:
         raise MissingToolError(

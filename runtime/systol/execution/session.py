@@ -19,10 +19,10 @@ from systol.results.record import SegmentRun, add_counters, without_values
 from systol.results.result import ModelResult
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.numbers.limits import Array
-from systol_hw.assembly import format_word
 from systol_hw.errors import InputError, MachineFaultError
-from systol_sim.checker import check
+from systol_hw.isa.assembly import format_word
 from systol_sim.results import Counters, RunResult
+from systol_sim.validity.checker import check
 
 Progress = Callable[[int, int], None]
 """Called with the items done and all items."""

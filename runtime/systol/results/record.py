@@ -7,7 +7,7 @@ import numpy as np
 from systol.device import Backend
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.numbers.limits import Array
-from systol_hw.counters import AMOUNTS
+from systol_hw.tables.counters import AMOUNTS
 from systol_sim.results import Counters, RunResult
 
 

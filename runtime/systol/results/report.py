@@ -16,10 +16,10 @@ from systol.version import version
 from systol_compiler.layer_figures import layer_figures
 from systol_hw.arch import TAGS, Arch
 from systol_hw.atomic_file import replacing
-from systol_hw.counter_categories import CATEGORIES, STALL_CAUSES
-from systol_hw.counters import AMOUNTS, SCALARS, UNIT_STATES
 from systol_hw.errors import InputError
-from systol_hw.faults import Unit
+from systol_hw.tables.counter_categories import CATEGORIES, STALL_CAUSES
+from systol_hw.tables.counters import AMOUNTS, SCALARS, UNIT_STATES
+from systol_hw.tables.faults import Unit
 from systol_sim.results import Counters
 
 SCHEMA = "systol.counters/2"

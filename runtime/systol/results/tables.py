@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from systol_hw.counter_categories import CATEGORIES, STALL_CAUSES
+from systol_hw.tables.counter_categories import CATEGORIES, STALL_CAUSES
 
 Row = tuple[str, ...]
 Table = tuple[Row, list[Row]]

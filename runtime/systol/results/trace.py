@@ -12,10 +12,10 @@ from typing import Any
 
 from systol.results.record import RunRecord
 from systol_hw.arch import MOST_IN_FLIGHT, Arch
-from systol_hw.assembly import format_instruction
 from systol_hw.errors import InputError
-from systol_hw.faults import Unit
 from systol_hw.isa import decode
+from systol_hw.isa.assembly import format_instruction
+from systol_hw.tables.faults import Unit
 
 _NANOSECONDS_IN_MICROSECOND = 1000
 

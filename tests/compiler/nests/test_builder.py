@@ -10,11 +10,12 @@ from systol_compiler.nests.buffer import Home
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.network import LoweredNetwork
-from systol_compiler.nests.vector import Binary, Copy, Function
+from systol_compiler.nests.vector import Binary, Copy
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PRESETS
+from systol_hw.isa.choices import Function
 
 ARCHS = tuple(PRESETS[name] for name in ("nano", "edge32"))
 

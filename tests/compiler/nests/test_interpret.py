@@ -18,9 +18,7 @@ from systol_compiler.nests.vector import (
     Binary,
     Copy,
     Fill,
-    Function,
     Operation,
-    Reduce,
     Requantize,
     Table,
     VectorNest,
@@ -29,6 +27,7 @@ from systol_compiler.nests.window import WHOLE, Window2D
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PRESETS
+from systol_hw.isa.choices import Function, Reduce
 
 ARCH = PRESETS["nano"]
 

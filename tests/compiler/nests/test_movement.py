@@ -15,11 +15,12 @@ from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
-from systol_compiler.nests.vector import Binary, Copy, Fill, Function, VectorNest
+from systol_compiler.nests.vector import Binary, Copy, Fill, VectorNest
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PRESETS
+from systol_hw.isa.choices import Function
 
 Move = Callable[[View], View]
 

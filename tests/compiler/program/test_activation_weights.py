@@ -12,7 +12,7 @@ from systol_compiler.quantized.graph import MachinePart, QuantizedGraph
 from systol_compiler.quantized.lowering import lower
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 
 def simulated(graph: QuantizedGraph, given: dict[str, Array], arch: Arch) -> None:

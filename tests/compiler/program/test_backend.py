@@ -13,7 +13,7 @@ from systol_compiler.plan.tiling import Cut
 from systol_compiler.program.backend import Choice, build, search
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 
 def run_both(network: RandomNetwork, batch: int, arch: Arch, choice: Choice) -> None:

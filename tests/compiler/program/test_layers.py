@@ -17,7 +17,7 @@ from systol_compiler.quantized.lowering import lower
 from systol_compiler.quantized.operator import registry
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 SMALL = dataclasses.replace(PRESETS["nano"], name="small", ub_bytes=8192)
 MACHINES = (SMALL, PRESETS["nano"], PRESETS["edge16"], PRESETS["edge32"])

@@ -16,7 +16,7 @@ from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import decode
 from systol_hw.program import Program, make_program
-from systol_sim.checker import find_violations
+from systol_sim.validity.checker import find_violations
 
 NANO = PRESETS["nano"]
 MACHINES = {

@@ -19,17 +19,17 @@ from systol.results.trace import make_trace
 from systol.selftest import BATCH, FEATURES, tiny_answer, tiny_input, tiny_model
 from systol_compiler.binary.model import CompiledModel
 from systol_hw.arch import PRESETS
-from systol_hw.assembly import assemble
-from systol_hw.counter_categories import CATEGORIES
-from systol_hw.counters import AMOUNTS
 from systol_hw.errors import (
     DifferenceError,
     InputError,
     InvalidProgramError,
     MachineFaultError,
 )
-from systol_hw.faults import Fault, FaultCause, Unit
+from systol_hw.isa.assembly import assemble
 from systol_hw.program import Program, Window, make_program
+from systol_hw.tables.counter_categories import CATEGORIES
+from systol_hw.tables.counters import AMOUNTS
+from systol_hw.tables.faults import Fault, FaultCause, Unit
 from systol_sim.results import RunResult
 
 _NEEDS = {"rtl": [pytest.mark.verilator], "amaranth": [pytest.mark.slow]}
@@ -252,7 +252,7 @@ def test_unknown_amounts_stay_unknown_when_added(result: ModelResult) -> None:
 
 
 def test_categories_hold_every_state_once() -> None:
-    from systol_hw.counters import UNIT_STATES
+    from systol_hw.tables.counters import UNIT_STATES
 
     states = [state for category in CATEGORIES for state in category.states]
     assert sorted(states) == sorted(state.name for state in UNIT_STATES[Unit.MATRIX])

@@ -14,8 +14,8 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.graph.float_graph import TensorType
 from systol_compiler.numbers.arithmetic import dequantize, quantize
 from systol_hw.errors import InputError, InvalidProgramError, MachineFaultError
-from systol_hw.faults import Fault, FaultCause, Unit
 from systol_hw.program import Program
+from systol_hw.tables.faults import Fault, FaultCause, Unit
 from systol_sim.results import RunResult
 
 # Values here go to the ends of ranges and beyond.

@@ -16,9 +16,9 @@ from systol.results.trace import make_trace
 from systol.selftest import tiny_input, tiny_model
 from systol_compiler.binary.model import CompiledModel, LayerRange
 from systol_hw.arch import PRESETS
-from systol_hw.faults import Unit
 from systol_hw.isa import decode, instruction
 from systol_hw.program import make_program
+from systol_hw.tables.faults import Unit
 
 
 def model_with_interrupts() -> CompiledModel:

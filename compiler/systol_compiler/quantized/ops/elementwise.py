@@ -13,7 +13,7 @@ import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.vector import Binary, Function
+from systol_compiler.nests.vector import Binary
 from systol_compiler.numbers.limits import INT16_LIMIT, MULTIPLIER_MAX, SHIFT_MAX, Array
 from systol_compiler.numbers.pointwise import rounded, whole
 from systol_compiler.numbers.tensor import QTensor
@@ -26,6 +26,7 @@ from systol_compiler.quantized.ops.expression import expression_of, scalar
 from systol_compiler.quantized.ops.rescale import add_rescale, multiplier_of
 from systol_compiler.quantized.ops.table import add_table
 from systol_hw.errors import InputError
+from systol_hw.isa.choices import Function
 
 _CONSTANT_BITS = 5
 """Bits of a step of the result that constants are stated to."""

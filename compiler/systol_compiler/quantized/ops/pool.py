@@ -16,7 +16,7 @@ import numpy as np
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.pooling import MOST_TAPS, Span, pool
-from systol_compiler.nests.vector import Copy, Operation, Reduce, Requantize
+from systol_compiler.nests.vector import Copy, Operation, Requantize
 from systol_compiler.numbers.arithmetic import requantize, saturate, saturating_multiplier
 from systol_compiler.numbers.limits import INT16_LIMIT, Array
 from systol_compiler.numbers.tensor import QTensor
@@ -43,6 +43,7 @@ from systol_compiler.quantized.spatial import (
     window_size,
 )
 from systol_hw.errors import InputError
+from systol_hw.isa.choices import Reduce
 
 _MOST_STEP = 63
 """Stride of a window in an instruction."""

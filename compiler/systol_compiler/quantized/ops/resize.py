@@ -13,7 +13,7 @@ import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.vector import Binary, Copy, Function
+from systol_compiler.nests.vector import Binary, Copy
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import MULTIPLIER_MAX, Array
 from systol_compiler.numbers.pointwise import rounded, whole
@@ -26,6 +26,7 @@ from systol_compiler.quantized.ops.gather import repeated, repetitions, spans, t
 from systol_compiler.quantized.ops.move import Move
 from systol_compiler.quantized.ops.rescale import add_rescale, matched
 from systol_hw.errors import InputError
+from systol_hw.isa.choices import Function
 
 _FINER = 64
 """Steps of a 16-bit intermediate to one of an int8 operand: weights that are multiples of a 64th

@@ -14,7 +14,7 @@ import numpy as np
 from systol_compiler.nests.builder import NestBuilder
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.operand import Loop, Operand, common_loops
-from systol_compiler.nests.vector import Binary, Copy, Function, Reduce
+from systol_compiler.nests.vector import Binary, Copy
 from systol_compiler.nests.view import View
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.arithmetic import normalize_multiplier, requantize
@@ -24,6 +24,7 @@ from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Layer, Order, Tensors
 from systol_hw.errors import InputError, UnsupportedModelError
+from systol_hw.isa.choices import Function, Reduce
 
 _MOST_TAPS = 255
 """Taps of a window along one axis."""

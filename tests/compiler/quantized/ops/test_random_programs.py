@@ -14,7 +14,7 @@ from systol_compiler.quantized.graph import MachinePart
 from systol_compiler.quantized.lowering import lower
 from systol_hw.arch import PRESETS
 from systol_sim import simulator
-from systol_sim.checker import check
+from systol_sim.validity.checker import check
 
 
 @pytest.mark.parametrize("seed", range(18))

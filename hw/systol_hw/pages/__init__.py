@@ -1,0 +1,1 @@
+"""The reference pages that restate the machine's tables."""

@@ -1,0 +1,1 @@
+"""What parts of the machine agree on: interfaces, widths, the layout of instructions."""

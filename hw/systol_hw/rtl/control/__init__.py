@@ -1,0 +1,1 @@
+"""Instructions on their way: fetch, decoding, dispatch, queues, tokens, start, end and fault."""

@@ -1,0 +1,1 @@
+"""The matrix unit: its loops, and the systolic array."""

@@ -1,0 +1,1 @@
+"""What units share: memory ports, the unified buffer, the accumulators."""

@@ -1,0 +1,1 @@
+"""Components without a meaning of their own: queues, delays, rotators, memories."""

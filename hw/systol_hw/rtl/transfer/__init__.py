@@ -1,0 +1,1 @@
+"""The units LOAD and STORE."""

@@ -1,0 +1,1 @@
+"""The vector unit: its loops, its parameters, its lanes and their arithmetic."""

@@ -1,0 +1,1 @@
+"""Loops of accesses and beats, and whether an address lies in a buffer."""

@@ -1,0 +1,1 @@
+"""The weights unit: its loops, and the weight FIFO."""

@@ -1,0 +1,1 @@
+"""The RTL as an executor: in Amaranth's simulator, and built by Verilator."""

@@ -1,0 +1,1 @@
+"""Functions that numba compiles: how they are kept on disk, and interrupted."""

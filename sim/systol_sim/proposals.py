@@ -1,9 +1,0 @@
-"""Draws single random instructions that are valid after the instructions before them."""
-
-from systol_sim.elementwise_proposals import ElementwiseDraws
-from systol_sim.matrix_proposals import MatrixDraws
-from systol_sim.transfer_proposals import TransferDraws
-
-
-class Proposer(TransferDraws, MatrixDraws, ElementwiseDraws):
-    """All draws together: `load`, `store`, `weights`, `matmul` and `vector`."""

@@ -1,0 +1,1 @@
+"""Random programs, valid and faulting, and what one instruction of them draws."""

@@ -1,0 +1,1 @@
+"""What a run keeps from cycle to cycle, and the program as a table of numbers."""

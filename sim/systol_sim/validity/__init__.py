@@ -1,0 +1,1 @@
+"""Whether a program is valid: what instructions touch, in which order, and whether it ends."""

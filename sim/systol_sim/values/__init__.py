@@ -1,0 +1,1 @@
+"""What a valid program computes, in program order: products, and compiled loops."""

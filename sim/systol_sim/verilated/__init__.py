@@ -1,5 +1,0 @@
-"""The RTL as an executor: built by Verilator, whole programs per call."""
-
-from systol_sim.verilated.runner import run
-
-__all__ = ["run"]
