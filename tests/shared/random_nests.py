@@ -15,7 +15,7 @@ from systol_compiler.nests.view import View
 from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import Arch
-from systol_hw.isa.choices import Function, Reduce
+from systol_hw.isa.choices import Function
 
 CHANNELS_LAST = (0, 2, 3, 1)
 
@@ -189,10 +189,7 @@ class _Draw:
         result = self._tensor(channels, rows, columns, self.tensors[source].width)
         operation: Copy | Requantize = Copy()
         if rng.random() < 0.5:
-            operation = Requantize(
-                parameters=self.builder.shared_parameters(3, 1 << 16, 19), per_channel=False,
-                reduce=Reduce.SUM,
-            )
+            operation = self.builder.rescale(3, 1 << 16, 19)
         self.builder.windowed(
             operation, self.builder.place(result).transpose((0, 2, 3, 1)),
             self._image(source),
@@ -222,8 +219,7 @@ class _Draw:
                 parameters=self.builder.parameters(
                     rng.integers(-9, 9, channels), rng.integers(1 << 16, 1 << 17, channels),
                     np.full(channels, 17),
-                ),
-                per_channel=True,
+                )
             ),
             self.builder.place(result), self.builder.view(source), channel_axis=1,
         )

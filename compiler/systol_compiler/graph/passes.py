@@ -44,6 +44,7 @@ from systol_compiler.graph.move_transposes import (
     SinkTransposes,
 )
 from systol_compiler.graph.normalizations import RecognizeNormalizations
+from systol_compiler.graph.pool_first import PoolBeforePointwise
 from systol_compiler.graph.products import NormalizeProducts
 from systol_compiler.graph.reshapes import (
     NormalizeReshapes,
@@ -118,6 +119,8 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     SinkClip(),
     # Clips that moved may now be neighbours.
     NormalizeClip(),
+    # What stands between a product and a pool has gone into the product.
+    PoolBeforePointwise(),
     NormalizeReshapes(),
     NormalizeTransposes(),
     RemoveNoOps(),

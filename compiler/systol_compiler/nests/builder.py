@@ -29,6 +29,7 @@ from systol_compiler.nests.window import Window2D
 from systol_compiler.numbers.limits import bounds
 from systol_compiler.numbers.tensor import QTensor
 from systol_hw.arch import PARAMETER_BYTES, Arch
+from systol_hw.isa.choices import Reduce
 
 CHANNELS_LAST = (0, 2, 3, 1)
 """Memory order of images: [N, C, H, W] lies as N, H, W, C."""
@@ -171,10 +172,10 @@ class NestBuilder:
         packed[:, 7] = shifts
         return self.constant(f"{self.layer}.parameters", packed.reshape(-1))
 
-    def shared_parameters(self, bias: int, multiplier: int, shift: int) -> str:
-        """Parameters that serve every channel alike: one set for each of the array's columns."""
-        full = np.ones(self.arch.columns, np.int64)
-        return self.parameters(bias * full, multiplier * full, shift * full)
+    def rescale(self, bias: int, multiplier: int, shift: int) -> Requantize:
+        """The same requantization of every value, or of every window's sum."""
+        parameters = self.parameters(np.array([bias]), np.array([multiplier]), np.array([shift]))
+        return Requantize(parameters=parameters, reduce=Reduce.MEAN)
 
     def fresh(self, wish: str) -> str:
         """A buffer or nest name that is not taken, beginning with `wish`."""
@@ -274,7 +275,9 @@ class NestBuilder:
         views = [target, *views[1:]]
         if isinstance(operation, Requantize) and operation.per_channel:
             operation, views = self._wide_channels(operation, views, axis)
-        self._vector(operation, channel_pieces(views, axis), zero_point, lo, hi)
+        self._vector(
+            operation, channel_pieces(views, axis, self.arch.columns), zero_point, lo, hi
+        )
         if target is not out:
             self.elementwise(Copy(), out, target)
 

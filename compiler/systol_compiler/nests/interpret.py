@@ -241,10 +241,8 @@ class _Machine:
             assert operation.count <= self.arch.columns, nest
             index = np.clip(taps, 1, operation.count)[:, :, None] - 1
             sets = operation.count
-        elif operation.per_channel:
-            index, sets = np.arange(nest.output.width), nest.output.width
         else:
-            index, sets = np.arange(nest.output.width) % self.arch.columns, self.arch.columns
+            index, sets = np.arange(nest.output.width), nest.output.width
         bias, multiplier, shift = self.parameters(operation.parameters, sets)
         return requantize(
             wrap32(total + bias[index]), multiplier[index], shift[index],

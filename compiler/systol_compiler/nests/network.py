@@ -62,7 +62,9 @@ class LoweredNetwork:
                 low, high = operand.span(box)
                 buffer = self.buffers[operand.buffer]
                 assert 0 <= low and high <= buffer.plane_bytes, (nest.name, operand.buffer)
-                assert operand.byte_planes == buffer.planes, (nest.name, operand.buffer)
+                # A byte may be read as both halves of 16 bits.
+                planes = (buffer.planes,) if operand is nest.output else (buffer.planes, 2)
+                assert operand.byte_planes in planes, (nest.name, operand.buffer)
             for name in nest.constants:
                 assert self.buffers[name].home is Home.CONSTANT, (nest.name, name)
 

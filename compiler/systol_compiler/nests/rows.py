@@ -78,9 +78,15 @@ def pieces(
     return result
 
 
-def channel_pieces(views: Sequence[View], axis: int) -> list[list[Operand]]:
-    """As `pieces`, with all of the contiguous axis `axis` as a row, and no more."""
-    loops = common_loops([view.slice(axis, 0, 1) for view in views])
+def channel_pieces(views: Sequence[View], axis: int, columns: int) -> list[list[Operand]]:
+    """As `pieces`, with all of the contiguous axis `axis` as a row, and no more.
+
+    Of images whose channels fill the array's columns, rows stay rows, as those of products do:
+    bands of the two then agree.
+    """
+    shape = views[0].shape
+    images = len(shape) == 4 and shape[axis] >= columns
+    loops = common_loops([view.slice(axis, 0, 1) for view in views], merge=not images)
     offsets = [view.offset for view in views]
     return _operands(views, offsets, loops, views[0].shape[axis])
 

@@ -20,14 +20,19 @@ class Requantize:
     """Scaled: `round_half_even((v + bias) * multiplier / 2**shift)`, with parameters of a constant
     buffer of 8 bytes each.
 
-    `per_channel`: one for each channel; otherwise the first `columns` ones serve all channel
-    groups alike. With `Reduce.MEAN` there are `count` of them, by the number of taps inside.
+    There is one set for each channel, or with `Reduce.MEAN` there are `count`, by the number of
+    taps inside; what has more taps uses the last. One set for everything is a mean with a count
+    of 1.
     """
 
     parameters: str
-    per_channel: bool
     reduce: Reduce = Reduce.MAX
     count: int = 1
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether each channel has parameters of its own."""
+        return self.reduce is not Reduce.MEAN
 
 
 @dataclass(frozen=True, kw_only=True)

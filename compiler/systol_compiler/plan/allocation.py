@@ -7,10 +7,12 @@ what is written where Store still reads has to wait.
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 import numpy.typing as npt
 
+from systol_compiler.plan.choices import Placement
 from systol_hw.arch import Arch
 
 Times = tuple[int, int]
@@ -36,6 +38,7 @@ class Request:
     first: int
     last: int
     high: bool = False
+    placement: Placement = Placement.CALM
     read: Times | None = None
     """When the matrix unit (or Weights) reads it."""
     vector_read: Times | None = None
@@ -105,46 +108,53 @@ class Overflow:
 def allocate(
     requests: Sequence[Request], arch: Arch, *, apart: bool = False
 ) -> Allocation | Overflow:
-    """Addresses for all of `requests`, or the one for which neither greedy placement finds a place.
+    """Addresses for all of `requests`, or the one for which no greedy placement finds a place.
 
     With `apart`, no other request shares a bank of the unified buffer with a high one.
 
     High requests choose first and take the highest aligned address that is free throughout their
-    life. Then, in the first attempt, small pieces that the matrix unit reads keep to the bottom,
-    far from what the vector unit must read meanwhile; the largest of the others (in eighths of a
-    bank, so that time orders about equal ones) take the free place where units disturb each other
-    least, the lowest of equals. The second attempt lets no piece go first. What finds no place goes
-    before all others in a repetition, then all that is alive beside it. If nothing fits, the
-    largest take the lowest free address.
+    life. Then small pieces that the matrix unit reads keep to the bottom, far from what the vector
+    unit must read meanwhile, and the largest of the others (in eighths of a bank, so that time
+    orders about equal ones) follow, each where its `Placement` says: calm ones where units disturb
+    each other least, the lowest of equals. What finds no place goes before all others in a
+    repetition, then all that is alive beside it. If nothing fits, all are calm and no piece goes
+    first, and at last the largest take the lowest free address.
     """
     if len(requests) <= _CALM_REQUESTS:
-        for slots_first in (True, False):
-            urgent: set[str] = set()
-            plain: set[str] = set()
-            for _ in range(_REPAIRS):
-                placed = _place(
-                    requests, arch, apart, calm=True, slots_first=slots_first, urgent=urgent,
-                    plain=plain,
-                )
-                if isinstance(placed, Allocation):
-                    return placed
-                failed = placed.request
-                if failed.name not in urgent:
-                    urgent.add(failed.name)
-                    continue
-                if failed.name not in plain:
-                    plain.add(failed.name)
-                    continue
-                # Give up calm for all that is alive beside it, and keep it elsewhere.
-                beside = {
-                    item.name for item in requests
-                    if item.first <= failed.last and failed.first <= item.last
-                }
-                if beside <= plain:
-                    break
-                urgent |= beside
-                plain |= beside
-    return _place(requests, arch, apart, calm=False)
+        for order in (_Order.SLOTS_FIRST, _Order.LARGEST_FIRST):
+            found = _repaired(requests, arch, apart, order)
+            if found is not None:
+                return found
+    return _place(requests, arch, apart, _Order.PLAIN)
+
+
+def _repaired(
+    requests: Sequence[Request], arch: Arch, apart: bool, order: "_Order"
+) -> Allocation | None:
+    """A placement in `order`, repeated with what found no place before all others."""
+    urgent: set[str] = set()
+    plain: set[str] = set()
+    for _ in range(_REPAIRS):
+        placed = _place(requests, arch, apart, order, urgent=urgent, plain=plain)
+        if isinstance(placed, Allocation):
+            return placed
+        failed = placed.request
+        if failed.name not in urgent:
+            urgent.add(failed.name)
+            continue
+        if failed.name not in plain:
+            plain.add(failed.name)
+            continue
+        # Give up calm for all that is alive beside it, and keep it elsewhere.
+        beside = {
+            item.name for item in requests
+            if item.first <= failed.last and failed.first <= item.last
+        }
+        if beside <= plain:
+            return None
+        urgent |= beside
+        plain |= beside
+    return None
 
 
 class _Placed:
@@ -171,37 +181,57 @@ class _Placed:
         return sorted(zip(low[alive].tolist(), end[alive].tolist(), strict=True))
 
 
+class _Order(Enum):
+    """Who chooses first. Placements count in the first alone, calm in all but the last."""
+
+    SLOTS_FIRST = auto()
+    LARGEST_FIRST = auto()
+    PLAIN = auto()
+
+
 def _place(
-    requests: Sequence[Request], arch: Arch, apart: bool, *, calm: bool,
-    slots_first: bool = False, urgent: Set[str] = frozenset(),
-    plain: Set[str] = frozenset(),
+    requests: Sequence[Request], arch: Arch, apart: bool, order: _Order, *,
+    urgent: Set[str] = frozenset(), plain: Set[str] = frozenset(),
 ) -> Allocation | Overflow:
     align = arch.ub_width_bytes
     placed = _Placed(len(requests))
     addresses: dict[str, int] = {}
     limit = arch.ub_bytes
-    if calm:
+    middle: set[str] = set()
+    if order is _Order.PLAIN:
+        queue = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
+    else:
         eighth = max(1, arch.bank_bytes // 8)
+        slots_first = order is _Order.SLOTS_FIRST
+        middle = {
+            item.name for item in requests
+            if slots_first and item.placement is Placement.MIDDLE and item.read is None
+            and item.size_bytes >= arch.bank_bytes
+        }
         # What is stored chooses before what is loaded at the same time, which can wait for a store.
-        order = sorted(
+        queue = sorted(
             requests,
             key=lambda r: (
-                not r.high, r.name not in urgent, not (slots_first and _is_slot(r, arch)),
+                not r.high, r.name not in urgent, r.name not in middle,
+                not (slots_first and _is_slot(r, arch)),
                 -r.size_bytes // (1 if r.name in urgent else eighth), r.first, r.stored is None,
             ),
         )
-    else:
-        order = sorted(requests, key=lambda r: (not r.high, -r.size_bytes, r.first, r.name))
     top, bottom = 0, arch.ub_bytes
-    for item in order:
+    for item in queue:
+        ends = order is _Order.SLOTS_FIRST and item.placement is not Placement.CALM
         near = placed.near(item)
         taken = placed.taken(item, near)
         if item.high:
             address = _highest(taken, item.size_bytes, arch.ub_bytes, align)
-        elif calm and item.name not in plain:
-            address = _calmest(taken, item, placed, near, limit, arch)
-        else:
+        elif item.name in middle:
+            address = _lowest(taken, item.size_bytes, align, _room_beneath(item, requests, arch))
+        elif ends and item.read is None:
+            address = _highest(taken, item.size_bytes, limit, align)
+        elif ends or order is _Order.PLAIN or item.name in plain:
             address = _lowest(taken, item.size_bytes, align)
+        else:
+            address = _calmest(taken, item, placed, near, limit, arch)
         end = address + item.size_bytes
         if address < 0 or end > (arch.ub_bytes if item.high else limit):
             return Overflow(request=item)
@@ -218,9 +248,12 @@ def _place(
 
 
 def _is_slot(item: Request, arch: Arch) -> bool:
-    """Whether this is a small piece of one stage that the matrix unit alone reads."""
+    """Whether this is a small piece of one stage, perhaps loaded a stage ahead, that the matrix
+    unit alone reads; or, where each has an end to itself, the vector unit."""
+    by_one = (item.read is None) != (item.vector_read is None)
     return (
-        item.read is not None and item.vector_read is None and item.first == item.last
+        by_one and (item.read is not None or item.placement is not Placement.CALM)
+        and item.last - item.first <= 1
         and 4 * item.size_bytes <= arch.bank_bytes
     )
 
@@ -321,8 +354,21 @@ def _common_banks(address: int, size: int, at: int, other_size: int, arch: Arch)
     return max(0, (end - 1) // arch.bank_bytes - first + 1)
 
 
-def _lowest(taken: list[tuple[int, int]], size: int, align: int) -> int:
-    address = 0
+def _room_beneath(item: Request, requests: Sequence[Request], arch: Arch) -> int:
+    """The most that smaller pieces which the matrix unit reads take together while `item` lives."""
+    total = np.zeros(item.last - item.first + 2, np.int64)
+    for other in requests:
+        if other.read is None or other.size_bytes >= arch.bank_bytes:
+            continue
+        first, last = max(other.first, item.first), min(other.last, item.last)
+        if first <= last:
+            total[first - item.first] += other.size_bytes
+            total[last - item.first + 1] -= other.size_bytes
+    return -(-int(np.cumsum(total).max()) // arch.ub_width_bytes) * arch.ub_width_bytes
+
+
+def _lowest(taken: list[tuple[int, int]], size: int, align: int, least: int = 0) -> int:
+    address = least
     for low, high in taken:
         if address + size <= low:
             break

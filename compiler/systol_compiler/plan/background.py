@@ -81,14 +81,15 @@ def _move(
 
 
 def _with_guests(host: TiledStage, place: int, guests: tuple[Tile, ...]) -> TiledStage:
-    """`host` with `guests` evenly among its tiles."""
+    """`host` with `guests` evenly before its tiles: so the vector unit works on them while the
+    array works on a tile, whose results it takes afterwards."""
     index = len(host.stage.nests)
     order: list[tuple[int, int]] = []
     given = 0
     for number, entry in enumerate(host.order, 1):
-        order.append(entry)
         due = number * len(guests) // len(host.order)
         order += [(index, guest) for guest in range(given, due)]
+        order.append(entry)
         given = due
     return replace(
         host, stage=Stage(nests=(*host.stage.nests, place)), tiles=(*host.tiles, guests),

@@ -8,6 +8,7 @@ from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.vector import VectorNest
 from systol_compiler.plan.background import spread
+from systol_compiler.plan.choices import Choices
 from systol_compiler.plan.requests import Use, collect_uses
 from systol_compiler.plan.stages import Stage, TiledStage, form_stages, tile_stage
 from systol_compiler.plan.tasks import Residency, Task, TaskBuilder
@@ -60,10 +61,10 @@ Tilings = dict[tuple[int, Cut, tuple[int, int]], tuple[TiledStage, tuple[int, in
 
 
 def plan_group(
-    network: LoweredNetwork, arch: Arch, cuts: Mapping[int, Cut], default: Cut,
+    network: LoweredNetwork, arch: Arch, cuts: Mapping[int, Cut], choices: Choices,
     residency: Residency, known: Tilings | None = None,
 ) -> GroupPlan:
-    """The tasks of a group under given decisions; `cuts` by stage go before `default`.
+    """The tasks of a group under given decisions; `cuts` by stage go before those of `choices`.
 
     `known` keeps tilings of this network from one call to the next.
     """
@@ -71,7 +72,7 @@ def plan_group(
     tiled = []
     known = {} if known is None else known
     for time, stage in enumerate(form_stages(network)):
-        key = (time, cuts.get(time, default), banks.state)
+        key = (time, cuts.get(time, choices.at(time).cut), banks.state)
         if key not in known:
             found = tile_stage(network, stage, arch, key[1], banks)
             known[key] = (found, banks.state)
@@ -89,8 +90,8 @@ class Fitter:
     """Streams and cuts until a group fits `room` bytes at every stage. Decisions only ever get
     smaller: less room needs no new beginning."""
 
-    def __init__(self, network: LoweredNetwork, arch: Arch, default: Cut) -> None:
-        self.network, self.arch, self.default = network, arch, default
+    def __init__(self, network: LoweredNetwork, arch: Arch, choices: Choices) -> None:
+        self.network, self.arch, self.choices = network, arch, choices
         self.room = arch.ub_bytes
         self.until: dict[str, int] = {}
         self.sliced: set[int] = set()
@@ -117,7 +118,7 @@ class Fitter:
         """The group under the present decisions."""
         residency = Residency(until=dict(self.until), sliced=frozenset(self.sliced))
         group = plan_group(
-            self.network, self.arch, dict(self.cuts), self.default, residency, self._known
+            self.network, self.arch, dict(self.cuts), self.choices, residency, self._known
         )
         self._study(group)
         return group
@@ -233,7 +234,7 @@ class Fitter:
         cut = self.cuts.get(time)
         if cut is None:
             bands = len({tile.unit.lines for tile in group.stages[time].tiles[0]})
-            cut = replace(self.default, bands=bands, exact=True)
+            cut = replace(self.choices.at(time).cut, bands=bands, exact=True)
         prefix = f"{time}/"
         sizes: dict[str, int] = {}
         for key, use in group.uses.items():

@@ -7,10 +7,11 @@ from systol_compiler.nests.buffer import Home
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.plan.allocation import Allocation, Overflow, Request, allocate
+from systol_compiler.plan.choices import Choices
 from systol_compiler.plan.fitting import Fitter, GroupPlan, plan_group
 from systol_compiler.plan.requests import group_requests
 from systol_compiler.plan.tasks import PINNED, Residency
-from systol_compiler.plan.tiling import Cut, product_positions, tile_cycles
+from systol_compiler.plan.tiling import product_positions, tile_cycles
 from systol_hw.arch import Arch
 from systol_hw.errors import UnsupportedModelError
 
@@ -97,7 +98,7 @@ def _tile_cycles(group: GroupPlan, arch: Arch) -> int:
 
 def plan_memory(
     lower: Lower, arch: Arch, *, batch: int, most_images: int | None = None, apart: bool = True,
-    default: Cut | None = None,
+    choices: Choices | None = None,
 ) -> MemoryPlan:
     """The plan with the largest groups (of at most `most_images`) that fit the unified buffer.
 
@@ -113,7 +114,7 @@ def plan_memory(
     UnsupportedModelError
         Not even a layer's smallest tiles fit; the message names the layer and the sizes.
     """
-    planner = _Planner(lower, arch, batch, default or Cut())
+    planner = _Planner(lower, arch, batch, choices or Choices())
     most = batch if most_images is None else min(batch, most_images)
     for together in (True, False) if apart else (False,):
         best = planner.largest_groups(most, together)
@@ -123,8 +124,8 @@ def plan_memory(
 
 
 class _Planner:
-    def __init__(self, lower: Lower, arch: Arch, batch: int, default: Cut) -> None:
-        self.arch, self.batch, self.default = arch, batch, default
+    def __init__(self, lower: Lower, arch: Arch, batch: int, choices: Choices) -> None:
+        self.arch, self.batch, self.choices = arch, batch, choices
         self._lower = lower
         self._lowered: dict[int, LoweredNetwork] = {}
         self._groups: dict[tuple[int, bool], GroupPlan] = {}
@@ -139,7 +140,7 @@ class _Planner:
         if key not in self._groups:
             network = self.lowered(images)
             self._groups[key] = plan_group(
-                network, self.arch, {}, self.default, Residency(pinned=pinned)
+                network, self.arch, {}, self.choices, Residency(pinned=pinned)
             )
         return self._groups[key]
 
@@ -211,7 +212,7 @@ class _Planner:
             )
         for index, group in enumerate(groups):
             requests += group_requests(
-                dict(group.uses), group=index, base=index * stages, stages=stages, lead=lead,
+                group.uses, group=index, base=index * stages, choices=self.choices, lead=lead,
                 linger=linger,
             )
         found = allocate(requests, self.arch, apart=apart)
@@ -224,7 +225,7 @@ class _Planner:
 
     def streamed(self) -> MemoryPlan:
         """Single images, with what does not fit streamed through slots."""
-        fitter = Fitter(self.lowered(1), self.arch, self.default)
+        fitter = Fitter(self.lowered(1), self.arch, self.choices)
         for share in _FULL:
             fitter.room = int(self.arch.ub_bytes * share)
             group = fitter.fit()

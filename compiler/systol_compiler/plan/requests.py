@@ -1,6 +1,6 @@
 """What a group's tasks ask of the unified buffer: sizes and times by request."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from systol_compiler.nests.buffer import PLANE_ALIGNMENT, Home
@@ -8,6 +8,7 @@ from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Box
 from systol_compiler.plan.allocation import Request, Times
+from systol_compiler.plan.choices import Choices
 from systol_compiler.plan.tasks import PINNED, Move, Place, Task
 
 
@@ -77,11 +78,12 @@ def _wider(times: Times | None, time: int) -> Times:
 
 
 def group_requests(
-    uses: dict[str, Use], *, group: int, base: int, stages: int, lead: int, linger: int
+    uses: Mapping[str, Use], *, group: int, base: int, choices: Choices, lead: int, linger: int
 ) -> list[Request]:
     """Requests of one group whose first stage has the time `base`.
 
-    `lead` is the number of stages that loads may come ahead, `linger` that stores may be late.
+    Where each looks for a place, the stage that reads it first says. `lead` is the number of
+    stages that loads may come ahead, `linger` that stores may be late.
     """
     requests = []
     for key, use in uses.items():
@@ -100,6 +102,7 @@ def group_requests(
             Request(
                 name=f"{group}:{key}", size_bytes=use.size_bytes, first=base + first,
                 last=base + last, high=use.constant,
+                placement=choices.at(_first_read(use)).placement,
                 read=_at(use.read, base), vector_read=_at(use.vector_read, base),
                 stored=_at(stored, base),
                 loaded=None if use.loaded is None else (base + first, base + use.loaded[1]),
@@ -107,6 +110,13 @@ def group_requests(
             )
         )
     return requests
+
+
+def _first_read(use: Use) -> int:
+    """The stage that reads it first: whoever writes meets nobody there."""
+    assert use.touched is not None
+    reads = [times[0] for times in (use.read, use.vector_read) if times is not None]
+    return min(reads, default=use.touched[0])
 
 
 def _at(times: Times | None, base: int) -> Times | None:

@@ -17,7 +17,7 @@ from systol_compiler.nests.operand import Box, Range
 from systol_compiler.nests.vector import VectorNest
 from systol_compiler.nests.window import WHOLE
 from systol_compiler.plan.cost import choose_bands
-from systol_compiler.plan.tiling import Banks, Cut, Tile, needs, tile_nest
+from systol_compiler.plan.tiling import Banks, Cut, Tile, ceil, cuts, needs, tile_nest
 from systol_hw.arch import Arch
 
 MOST_NESTS = 12
@@ -68,6 +68,46 @@ def _follows(nest: Nest, written: set[str]) -> bool:
 
 def _same_rows(a: Nest, b: Nest) -> bool:
     return a.output.lines == b.output.lines and len(a.output.planes) == len(b.output.planes)
+
+
+def _rows_behind(nest: Nest, lead: Nest, bands: Sequence[Range]) -> tuple[Range, ...]:
+    """The bands of a nest whose rows are the leader's, or each of which needs as many of them as
+    its window is high, and no other does; () where bands do not fall together so."""
+    if _same_rows(nest, lead):
+        return tuple(bands)
+    if not isinstance(nest, VectorNest) or nest.window == WHOLE:
+        return ()
+    height = nest.window.kernel[0]
+    same_planes = len(nest.output.planes) == len(lead.output.planes)
+    exact = nest.output.lines * height == lead.output.lines
+    if not (same_planes and exact and _apart(nest)) or any(low % height for low, _ in bands):
+        return ()
+    return tuple((low // height, high // height) for low, high in bands)
+
+
+def _bands(tiles: Sequence[Tile]) -> tuple[Range, ...]:
+    return tuple(dict.fromkeys(t.unit.lines for t in tiles if t.unit.planes[0] == 0))
+
+
+def _whole_windows(nests: Sequence[Nest], bands: tuple[Range, ...]) -> tuple[Range, ...]:
+    """About as many bands of the leader, so that no follower's window lies in two of them."""
+    lines = nests[0].output.lines
+    heights = [
+        nest.window.kernel[0] for nest in nests[1:]
+        if isinstance(nest, VectorNest) and nest.window != WHOLE and _apart(nest)
+        and nest.output.lines * nest.window.kernel[0] == lines
+    ]
+    height = max(heights, default=1)
+    if all(low % height == 0 for low, _ in bands):
+        return bands
+    most = ceil(lines // height, len(bands))
+    return tuple((low * height, high * height) for low, high in cuts(lines // height, most))
+
+
+def _apart(nest: VectorNest) -> bool:
+    """Whether no row is part of two windows, or of padding."""
+    window = nest.window
+    return window.strides[0] == window.kernel[0] and not window.pads[0]
 
 
 def _row_by_row(nest: MatrixNest) -> bool:
@@ -146,11 +186,18 @@ def tile_stage(
     )
     if not cut.exact and cut.columns == cut.channels == cut.reduction == 1:
         cut = choose_bands(nests, arch, cut)
+    begun = banks.state
     tiles = [tile_nest(lead, arch, cut, banks, from_host=from_host)]
-    bands = tuple(dict.fromkeys(t.unit.lines for t in tiles[0] if t.unit.planes[0] == 0))
+    bands = _bands(tiles[0])
+    rows = _whole_windows(nests, bands)
+    if rows != bands:
+        banks.state = begun
+        even = replace(cut, bands=len(rows), rows=rows, exact=True)
+        tiles = [tile_nest(lead, arch, even, banks, from_host=from_host)]
+        bands = _bands(tiles[0])
     for nest in nests[1:]:
         own = replace(
-            cut, bands=max(cut.bands, len(bands)), rows=bands if _same_rows(nest, lead) else (),
+            cut, bands=max(cut.bands, len(bands)), rows=_rows_behind(nest, lead, bands),
             reduction=cut.reduction if isinstance(nest, MatrixNest) else 1,
         )
         tiles.append(tile_nest(nest, arch, own, banks))
@@ -243,10 +290,10 @@ class _Interleaving:
         return True
 
     def _lag(self, nest: Nest, writer: int) -> int:
-        """Tiles of `writer` that must lie between it and `nest`: a window's rows may have to come
-        back from memory, which takes about the time of a band or two."""
+        """Tiles of `writer` that must lie between it and `nest`: rows that several windows share
+        may have to come back from memory, which takes about the time of a band or two."""
         tiles = self.tiles[writer]
-        if not isinstance(nest, VectorNest) or nest.window == WHOLE:
+        if not isinstance(nest, VectorNest) or nest.window == WHOLE or _apart(nest):
             return 0
         if self.done[writer] == len(tiles) or len(tiles) < _LAG_LEAST:
             return 0
@@ -294,6 +341,12 @@ def grid(unit: Box) -> Grid:
     return unit.planes, unit.lines, unit.positions
 
 
+def read_grid(nest: Nest, name: str, unit: Box) -> Grid:
+    """What `unit` of a nest needs of the buffer `name`, of which it has one operand."""
+    boxes = zip(nest.reads, nest.needs(unit), strict=True)
+    return next(grid(box) for operand, box in boxes if operand.buffer == name)
+
+
 def _banded(
     network: LoweredNetwork, nests: Sequence[Nest], tiles: Sequence[tuple[Tile, ...]],
     order: Sequence[tuple[int, int]],
@@ -312,31 +365,39 @@ def _banded(
         if len(units) > SLOTS and readers and all(
             _unit_by_unit(reader)
             and all(op == nest.output for op in reader.reads if op.buffer == name)
-            and list(dict.fromkeys(grid(t.unit) for t in tiles[places[id(reader)]])) == units
+            and _read_units(reader, name, tiles[places[id(reader)]]) == units
             for reader in readers
-        ) and _in_step(index, [places[id(reader)] for reader in readers], tiles, order):
+        ) and _in_step(index, [places[id(reader)] for reader in readers], nests, tiles, order):
             yield name
+
+
+def _read_units(reader: Nest, name: str, tiles: Sequence[Tile]) -> list[Grid]:
+    """What the tiles of a nest need of a buffer, in order."""
+    return list(dict.fromkeys(read_grid(reader, name, tile.unit) for tile in tiles))
 
 
 def _unit_by_unit(reader: Nest) -> bool:
     if isinstance(reader, MatrixNest):
         columns = reader.taps[1] == reader.steps[1] == 1 and reader.pads[1] == 0
         return _row_by_row(reader) and columns and reader.step_bytes <= reader.input.width
-    assert isinstance(reader, VectorNest)
-    return reader.window == WHOLE
+    return True
 
 
 def _in_step(
-    writer: int, readers: Sequence[int], tiles: Sequence[tuple[Tile, ...]],
+    writer: int, readers: Sequence[int], nests: Sequence[Nest], tiles: Sequence[tuple[Tile, ...]],
     order: Sequence[tuple[int, int]],
 ) -> bool:
     """Whether every reader has read each unit before the writer begins the one `SLOTS` later."""
+    name = nests[writer].output.buffer
     begun: list[Grid] = []
-    last = {reader: {grid(t.unit): n for n, t in enumerate(tiles[reader])} for reader in readers}
+    last = {
+        reader: {read_grid(nests[reader], name, t.unit): n for n, t in enumerate(tiles[reader])}
+        for reader in readers
+    }
     done = dict.fromkeys(readers, -1)
     for place, number in order:
-        unit = grid(tiles[place][number].unit)
         if place == writer:
+            unit = grid(tiles[place][number].unit)
             if begun and begun[-1] == unit:
                 continue
             begun.append(unit)
@@ -345,7 +406,7 @@ def _in_step(
                 if any(done[reader] < last[reader][gone] for reader in readers):
                     return False
         elif place in readers:
-            if unit not in begun[-SLOTS:]:
+            if read_grid(nests[place], name, tiles[place][number].unit) not in begun[-SLOTS:]:
                 return False
             done[place] = number
     return True

@@ -9,7 +9,7 @@ from systol_compiler.nests.nest import Nest
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Box, Operand, Range
 from systol_compiler.nests.vector import Requantize, VectorNest
-from systol_compiler.plan.stages import SLOTS, Grid, TiledStage, grid
+from systol_compiler.plan.stages import SLOTS, Grid, TiledStage, grid, read_grid
 from systol_compiler.plan.tiling import Tile, needs
 from systol_hw.arch import PARAMETER_BYTES, Arch
 
@@ -163,7 +163,7 @@ class TaskBuilder:
         name = operand.buffer
         buffer = self.network.buffers[name]
         if self._rolls(name, time, tiled):
-            return self._band(name, tile)
+            return self._band(name, read_grid(nest, name, tile.unit))
         if not self.residency.whole(name, time):
             fresh, turn = self._turn(f"{nest.name}.{role}", box)
             place = Place(key=slot_key(time, nest, str(role), turn), slot=box)
@@ -184,8 +184,8 @@ class TaskBuilder:
         inside = buffer.home is Home.NONE and own.issuperset(self.network.readers[name])
         return inside or not self.residency.whole(name, time)
 
-    def _band(self, name: str, tile: Tile) -> Place:
-        unit, turn = self._bands[name][grid(tile.unit)]
+    def _band(self, name: str, needed: Grid) -> Place:
+        unit, turn = self._bands[name][needed]
         return Place(key=rolling_key(name, turn), slot=unit)
 
     def _turn(self, key: str, box: Box) -> tuple[bool, int]:
@@ -292,7 +292,7 @@ class TaskBuilder:
         if self._rolls(name, time, tiled):
             bands = self._bands.setdefault(name, {})
             bands.setdefault(grid(tile.unit), (tile.unit, len(bands)))
-            place = self._band(name, tile)
+            place = self._band(name, grid(tile.unit))
             self._store(name, nest, tile, ends, place, stores)
             return place
         streams = not self.residency.whole(name, time)

@@ -1,9 +1,15 @@
 """The back half in one call, and its search: the exact cycle model is the cost function."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from systol_compiler.nests.network import LoweredNetwork
+from systol_compiler.plan.choices import Choices, Placement, StageChoice
 from systol_compiler.plan.memory_plan import Lower, MemoryPlan, plan_memory
 from systol_compiler.plan.tiling import Cut
 from systol_compiler.program.emit import EmittedProgram, choose_windows, emit
@@ -26,9 +32,9 @@ Observer = Callable[[str, object], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One candidate: what tiling and scheduling are told."""
+    """One candidate: what stages and scheduling are told."""
 
-    cut: Cut = field(default_factory=Cut)
+    stages: Choices = field(default_factory=Choices)
     scheduling: ScheduleOptions = field(default_factory=ScheduleOptions)
     most_images: int | None = None
     apart: bool = True
@@ -36,13 +42,15 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BackendResult:
-    """Every level of the back half for one choice. `counters` is the exact timing's."""
+    """Every level of the back half for one choice. `counters` is the exact timing's;
+    `stage_cycles` says by how much each stage ends later than those before it, over all groups."""
 
     choice: Choice
     plan: MemoryPlan
     order: Schedule
     emitted: EmittedProgram
     counters: Counters
+    stage_cycles: tuple[int, ...]
 
     @property
     def cycles(self) -> int:
@@ -65,7 +73,7 @@ def build(lower: Lower, batch: int, arch: Arch, choice: Choice) -> BackendResult
     """
     plan = plan_memory(
         lower, arch, batch=batch, most_images=choice.most_images, apart=choice.apart,
-        default=choice.cut,
+        choices=choice.stages,
     )
     plan.verify(arch)
     image = build_weight_image(plan.network, arch, plan.pinned)
@@ -83,16 +91,31 @@ def build(lower: Lower, batch: int, arch: Arch, choice: Choice) -> BackendResult
         if timed.fault is None:
             break
     assert timed.fault is None, f"{timed.fault}"
-    assert timed.counters is not None
+    assert timed.counters is not None and timed.times is not None
+    stages = len(plan.groups[0].stages)
     return BackendResult(
-        choice=choice, plan=plan, order=order, emitted=emitted, counters=timed.counters
+        choice=choice, plan=plan, order=order, emitted=emitted, counters=timed.counters,
+        stage_cycles=_stage_cycles(emitted.stages, timed.times, stages),
     )
+
+
+def _stage_cycles(
+    stage_of: Sequence[int], times: npt.NDArray[np.int64], stages: int
+) -> tuple[int, ...]:
+    """By how much each of a group's `stages` ends later than those before it, over all groups."""
+    numbers = np.array(stage_of)
+    ends = np.zeros(-(-(int(numbers.max(initial=0)) + 1) // stages) * stages, np.int64)
+    known = numbers >= 0
+    np.maximum.at(ends, numbers[known], times[known, 1] + 1)
+    later = np.diff(np.maximum.accumulate(ends), prepend=0)
+    return tuple(later.reshape(-1, stages).sum(axis=0).tolist())
 
 
 def search(
     lower: Lower, batch: int, arch: Arch, *, budget: int = SEARCH_INSTRUCTIONS
 ) -> BackendResult:
-    """The fastest of a few choices: one coordinate is changed at a time, and kept if it helps.
+    """The fastest of a few choices. First each stage takes those of `_STAGE_CHOICES` that suit it
+    best; then one coordinate is changed at a time, and kept if it helps.
 
     Large programs, whose schedules matter less at their edges, try fewer: `budget` instructions
     are emitted over all candidates.
@@ -119,13 +142,15 @@ def _climb(
     lower: Lower, batch: int, arch: Arch, best: BackendResult, budget: int
 ) -> BackendResult:
     left = budget // len(best.order.items)
+    best, left = _tuned(lower, batch, arch, best, left)
     for coordinate in _COORDINATES:
         start = best.choice
         for values in coordinate:
             if left <= 0:
                 return best
+            pinned = best.plan.pinned_bytes > 0
             candidate = _changed(start, values, best.plan.network.images)
-            if candidate is None:
+            if candidate is None or ("parameters_behind" in values and not pinned):
                 continue
             left -= 1
             found = build(lower, batch, arch, candidate)
@@ -134,10 +159,51 @@ def _climb(
     return best
 
 
-_Values = dict[str, int | bool]
+def _tuned(
+    lower: Lower, batch: int, arch: Arch, best: BackendResult, left: int
+) -> tuple[BackendResult, int]:
+    """The fastest that `left` candidates find, and how many are left: each of `_STAGE_CHOICES` for
+    all stages, then for those alone that it suits better."""
+    for stage in _STAGE_CHOICES:
+        if left <= 0:
+            break
+        left -= 1
+        whole = _restaged(lower, batch, arch, best, Choices(default=stage))
+        if len(whole.stage_cycles) != len(best.stage_cycles):
+            continue
+        better = [
+            one < other for one, other in zip(whole.stage_cycles, best.stage_cycles, strict=True)
+        ]
+        found = [best, whole]
+        if any(better) and not all(better):
+            left -= 1
+            stages = best.choice.stages
+            own = tuple(
+                stage if take else stages.at(time) for time, take in enumerate(better)
+            )
+            mixed = Choices(default=stages.default, stages=own)
+            found.append(_restaged(lower, batch, arch, best, mixed))
+        best = min(found, key=lambda item: item.cycles)
+    return best, left
+
+
+def _restaged(
+    lower: Lower, batch: int, arch: Arch, best: BackendResult, stages: Choices
+) -> BackendResult:
+    return build(lower, batch, arch, replace(best.choice, stages=stages))
+
+
+_STAGE_CHOICES = (
+    StageChoice(placement=Placement.ENDS),
+    StageChoice(placement=Placement.MIDDLE),
+    StageChoice(cut=Cut(bands=1)),
+    StageChoice(cut=Cut(bands=4)),
+    StageChoice(cut=Cut(bands=1, exact=True)),
+)
+
+_Values = dict[str, Any]
 
 _COORDINATES: tuple[tuple[_Values, ...], ...] = (
-    ({"bands": 1}, {"bands": 4}, {"bands": 1, "exact": True}),
     ({"apart": False},),
     ({"halves": 1},),
     (
@@ -157,20 +223,32 @@ def _changed(choice: Choice, values: _Values, images: int) -> Choice | None:
         return replace(choice, most_images=(images + 1) // 2) if images > 1 else None
     if "apart" in values:
         return replace(choice, apart=False)
-    part = "cut" if hasattr(choice.cut, next(iter(values))) else "scheduling"
-    changed = replace(getattr(choice, part), **values)
-    return replace(choice, **{part: changed})
+    if next(iter(values)) in ScheduleOptions.__dataclass_fields__:
+        return replace(choice, scheduling=replace(choice.scheduling, **values))
+
+    def cut(stage: StageChoice) -> StageChoice:
+        return replace(stage, cut=replace(stage.cut, **values))
+
+    stages = choice.stages
+    return replace(
+        choice,
+        stages=Choices(default=cut(stages.default), stages=tuple(map(cut, stages.stages))),
+    )
 
 
 def describe_choices(result: BackendResult) -> Iterator[str]:
     """The choices of `result`, in words for the report."""
-    cut, order = result.choice.cut, result.choice.scheduling
+    stages, order = result.choice.stages, result.choice.scheduling
+    cut = stages.default.cut
     groups = ", ".join(str(group.network.images) for group in result.plan.groups)
     yield f"groups of {groups} images"
-    if cut.exact:
-        yield f"{cut.bands} bands a plane, or as many as fit the accumulators"
-    else:
-        yield f"up to {cut.bands} times as many bands as hide most"
+    counts = Counter(stages.at(time) for time in range(len(result.stage_cycles)))
+    for stage, count in counts.most_common():
+        bands = (
+            f"{stage.cut.bands} bands a plane, or as many as fit the accumulators"
+            if stage.cut.exact else f"up to {stage.cut.bands} times as many bands as hide most"
+        )
+        yield f"{count} stages: {bands}; buffers {stage.placement}"
     yield f"early start of linear layers {'on' if cut.early_start else 'off'}"
     yield f"inner tiles of linear layers finished {'together' if cut.together else 'one by one'}"
     yield f"loads hoisted over {order.lookahead} matmuls"

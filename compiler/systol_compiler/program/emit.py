@@ -45,12 +45,16 @@ class EmittedRange:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmittedProgram:
-    """A program with the bindings of its windows and its debug map."""
+    """A program with the bindings of its windows and its debug map.
+
+    `stages` has for each instruction the stage that it works for, or -1.
+    """
 
     program: Program
     inputs: tuple[EmittedBinding, ...]
     outputs: tuple[EmittedBinding, ...]
     layers: tuple[EmittedRange, ...]
+    stages: tuple[int, ...]
 
     def __str__(self) -> str:
         names = {item.first: item.layer for item in self.layers}
@@ -103,6 +107,7 @@ def emit(
     bare = [item.instruction for item in order.items]
     items, origins = synchronize(arch, bare, order.orders)
     code: list[Instruction] = []
+    stages: list[int] = []
     ranges: list[EmittedRange] = []
     tags: dict[str, int] = {}
     current: Nest | None = None
@@ -121,7 +126,9 @@ def emit(
             # however many there are (`systol_sim.tag_windows`).
             tag = tags.setdefault(nest.layer, len(tags)) % (TAGS - 1) + 1
             code.append(instruction("tag", tag=tag))
+            stages.append(-1)
         code.append(item)
+        stages.append(-1 if origin == BARRIER else order.items[origin].stage)
     _close(ranges, current, first, len(code), tag)
     code.append(instruction("halt"))
     network = plan.network
@@ -138,6 +145,7 @@ def emit(
         inputs=_bindings(network.of_home(Home.INPUT), windows),
         outputs=_bindings(network.of_home(Home.OUTPUT), windows),
         layers=tuple(ranges),
+        stages=(*stages, -1),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
-from systol_compiler.nests.operand import Box, Operand, Range
+from systol_compiler.nests.operand import Box, Operand
 from systol_compiler.nests.vector import (
     Binary,
     Copy,
@@ -348,30 +348,8 @@ def _within(step: int, bits: int) -> int:
 def vector(
     nest: VectorNest, box: Box, arch: Arch, target: Placed, sources: tuple[Placed, ...],
     constant: int,
-) -> Iterator[Instruction]:
-    """The operation over `box`; `constant` is the address of its parameters or table.
-
-    One instruction, or one for each channel group where one set of parameters serves them all.
-    """
-    operation = nest.operation
-    shared = isinstance(operation, Requantize) and not operation.per_channel
-    groups = -(-(box.bytes[1] - box.bytes[0]) // arch.columns)
-    if shared and groups > 1:
-        for low in range(box.bytes[0], box.bytes[1], arch.columns):
-            part = (low, min(low + arch.columns, box.bytes[1]))
-            yield _vector(nest, _with_bytes(box, part), arch, target, sources, constant)
-        return
-    yield _vector(nest, box, arch, target, sources, constant)
-
-
-def _with_bytes(box: Box, part: Range) -> Box:
-    return Box(planes=box.planes, lines=box.lines, positions=box.positions, bytes=part)
-
-
-def _vector(
-    nest: VectorNest, box: Box, arch: Arch, target: Placed, sources: tuple[Placed, ...],
-    constant: int,
 ) -> Instruction:
+    """The operation over `box`; `constant` is the address of its parameters or table."""
     rows, columns = box.lines, box.positions
     width = box.bytes[1] - box.bytes[0]
     groups = -(-width // arch.columns)

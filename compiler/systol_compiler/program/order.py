@@ -79,10 +79,12 @@ class ScheduleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledItem:
-    """An instruction without tokens, and the nest that it works for."""
+    """An instruction without tokens, and the nest and the stage that it works for: stages count on
+    from group to group."""
 
     instruction: Instruction
     nest: Nest
+    stage: int
     streams: bool = False
     """Fills a slot: only what used the slot before bounds how early it may come."""
 
@@ -180,15 +182,17 @@ class _GroupWriter:
         self.homes = streamed_homes(group)
 
     def write(self) -> Iterator[ScheduledItem]:
-        for tasks in self.group.tasks:
+        for stage, tasks in enumerate(self.group.tasks, self.number * len(self.group.tasks)):
             together = self._together(tasks)
             for task in tasks:
                 slots = [move for move in task.loads if move.place.slot is not None]
                 for move in slots:
                     for item in self._move(move, store=False):
-                        yield ScheduledItem(instruction=item, nest=task.nest, streams=True)
+                        yield ScheduledItem(
+                            instruction=item, nest=task.nest, stage=stage, streams=True
+                        )
                 for item in self._task(task, together):
-                    yield ScheduledItem(instruction=item, nest=task.nest)
+                    yield ScheduledItem(instruction=item, nest=task.nest, stage=stage)
 
     def _together(self, tasks: tuple[Task, ...]) -> dict[int, Instruction | None]:
         """By nest: the instruction that loads the weights of all its tiles, until it is given."""
@@ -216,7 +220,7 @@ class _GroupWriter:
             assert isinstance(nest, VectorNest)
             if self.pinned.due:
                 yield from self._load_pinned()
-            yield from self._vector(task, nest)
+            yield self._vector(task, nest)
         for move in task.stores:
             yield from self._move(move, store=True)
 
@@ -259,7 +263,7 @@ class _GroupWriter:
             )
         return read_weights(nest, step, self.image.weights[nest.name], self.arch)
 
-    def _vector(self, task: Task, nest: VectorNest) -> Iterator[Instruction]:
+    def _vector(self, task: Task, nest: VectorNest) -> Instruction:
         plane = task.tile.box.planes[0]
         target = self._placed(nest.output, task.output, plane)
         sources = tuple(
@@ -269,7 +273,7 @@ class _GroupWriter:
         constant = 0
         if nest.constants:
             constant = self._constant(nest.constants[0], task.constants[0])
-        yield from vector(nest, task.tile.box, self.arch, target, sources, constant)
+        return vector(nest, task.tile.box, self.arch, target, sources, constant)
 
     # Places
 
@@ -288,7 +292,7 @@ class _GroupWriter:
         base -= place.slot.lines[0] * line + place.slot.positions[0] * width + place.slot.bytes[0]
         return Placed(
             base=base, line_pitch=line, position_pitch=width,
-            high=slot_plane_pitch(place.slot) * (operand.byte_planes - 1),
+            high=slot_plane_pitch(place.slot) * (self.buffers[operand.buffer].planes - 1),
             skipped=place.slot.bytes[0],
         )
 

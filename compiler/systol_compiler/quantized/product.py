@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from systol_compiler.graph.float_graph import Graph, Node
 from systol_compiler.numbers.arithmetic import (
@@ -139,14 +140,22 @@ def build_weights(
 ) -> QuantizedWeights:
     """The numbers of float weights [O, K] and biases [O], with the current node's bias
     correction."""
-    total = np.zeros(weights.shape[0], np.float64)
+    total = corrected_bias(builder, bias, weights.shape[0], target)
+    return quantize_weights(weights, total, source, target)
+
+
+def corrected_bias(
+    builder: LayerBuilder, bias: Array | None, outputs: int, target: QTensor
+) -> npt.NDArray[np.float64]:
+    """Biases [O] (None: zeros) with the current node's bias correction."""
+    total = np.zeros(outputs, np.float64)
     if bias is not None:
         total = total + bias.astype(np.float64)
     correction = builder.corrections.get(target.name)
     if correction is not None:
         # Of several matrices every one has it.
         total = total + np.resize(correction, total.shape)
-    return quantize_weights(weights, total, source, target)
+    return total
 
 
 def finite_constant(name: str, graph: Graph) -> str | None:

@@ -19,7 +19,8 @@ class Choice(enum.IntEnum):
 
 
 class Reduce(Choice):
-    """Over the taps of a window; `MEAN` sums and has parameters by the number of taps inside."""
+    """Over the taps of a window; `MEAN` sums and has parameters by the number of taps inside, for
+    all channels alike."""
 
     MAX = 0
     SUM = 1

@@ -371,3 +371,44 @@ def test_verifier_names_what_is_broken() -> None:
         altered(types={"x": graph.types["x"], "y": graph.types["y"]}).verify()
     with pytest.raises(InputError, match="'z' cannot be observed"):
         graph.to_onnx(["z"])
+
+
+POOLED = """pooled (float[2, 4, {size}] x) => (float[2, {outputs}, {pooled}] y) {{
+    a = Conv <kernel_shape = {ones}> (x, w, b)
+    y = {pool} (a)
+}}"""
+WINDOW = "AveragePool <kernel_shape = [2, 2], strides = [2, 2]>"
+
+
+@pytest.mark.parametrize(
+    ("size", "pooled", "outputs", "pool", "first"),
+    [
+        ("6, 9", "3, 4", 3, WINDOW, "AveragePool"),
+        ("5, 7", "2, 3", 1, "AveragePool <kernel_shape = [3, 2], strides = [2, 2]>", "AveragePool"),
+        ("5, 7", "1, 1", 2, "GlobalAveragePool", "AveragePool"),
+        ("9", "3", 5, "AveragePool <kernel_shape = [3], strides = [3]>", "AveragePool"),
+        # Maxima do not commute, a cut window changes the bias, and one position less gains nothing.
+        ("6, 8", "3, 4", 3, "MaxPool <kernel_shape = [2, 2], strides = [2, 2]>", "Conv"),
+        ("5, 7", "3, 4", 3, WINDOW[:-1] + ", pads = [0, 0, 1, 1], count_include_pad = 1>", "Conv"),
+        ("5, 7", "4, 7", 3, "AveragePool <kernel_shape = [2, 1]>", "Conv"),
+    ],
+)
+def test_averages_go_before_pointwise_convolutions(
+    size: str, pooled: str, outputs: int, pool: str, first: str
+) -> None:
+    rank = size.count(",") + 1
+    text = POOLED.format(size=size, pooled=pooled, outputs=outputs, pool=pool, ones=[1] * rank)
+    rng = np.random.default_rng(3)
+    weights = {"w": rng.normal(size=(outputs, 4) + (1,) * rank), "b": rng.normal(size=outputs)}
+    nodes = canonical(model(text, **weights)).nodes
+    assert len(nodes) == 2 and nodes[0].op == first
+    assert nodes[-1].outputs == ("y",)
+
+
+def test_averages_of_wider_inputs_stay_behind() -> None:
+    text = "wide (float[1, 9, 4, 4] x) => (float[1, 2, 2, 2] y) { a = Conv (x, w, b)  y = " + (
+        WINDOW + " (a) }"
+    )
+    rng = np.random.default_rng(3)
+    graph = canonical(model(text, w=rng.normal(size=(2, 9, 1, 1)), b=rng.normal(size=2)))
+    assert [node.op for node in graph.nodes] == ["Conv", "AveragePool"]

@@ -181,7 +181,7 @@ def test_windows_by_hand() -> None:
     assert most[:, 0].tolist() == [2, 4, 6]
     assert total[:, 0].tolist() == [3, 9, 15]
     # By the number of taps inside: a half for two, a quarter for three.
-    means = Requantize(parameters="p", per_channel=False, reduce=Reduce.MEAN, count=3)
+    means = Requantize(parameters="p", reduce=Reduce.MEAN, count=3)
     table = parameters(UNIT, (0, 1 << 16, 17), (0, 1 << 16, 18))
     mean = run(vector(means, out, a, window=window), {"x": x}, (3, 1), constants={"p": table})
     assert mean[:, 0].tolist() == [2, 2, 4]
@@ -195,13 +195,15 @@ def test_a_window_without_taps() -> None:
     assert reduced(values, window, (1, 2), Reduce.SUM)[0].tolist() == [[[0], [0]]]
 
 
-def test_shared_parameters_repeat_by_the_arrays_columns() -> None:
+def test_parameters_of_channels_and_of_everything() -> None:
     x = np.full((1, 1, 10), 8, np.int8)
-    sets = [(column, 1 << 16, 16) for column in range(8)]
-    operation = Requantize(parameters="p", per_channel=False)
-    nest = vector(operation, packed("out", 1, 1, 10), packed("x", 1, 1, 10), zero_point=1)
-    got = run(nest, {"x": x}, (10,), constants={"p": parameters(*sets)})
-    assert got.tolist() == [9, 10, 11, 12, 13, 14, 15, 16, 9, 10]
+    table = parameters(*[(column, 1 << 16, 16) for column in range(10)])
+    for operation, wanted in (
+        (Requantize(parameters="p"), list(range(9, 19))),
+        (Requantize(parameters="p", reduce=Reduce.MEAN), [9] * 10),
+    ):
+        nest = vector(operation, packed("out", 1, 1, 10), packed("x", 1, 1, 10), zero_point=1)
+        assert run(nest, {"x": x}, (10,), constants={"p": table}).tolist() == wanted
 
 
 def test_copy_saturates_to_the_narrower_width() -> None:

@@ -116,8 +116,16 @@ def test_rows_that_repeat_one_row() -> None:
 
 def test_channels_stay_a_row_of_their_own() -> None:
     views = [packed((2, 3, 5)), packed((2, 3, 5))]
-    (part,) = channel_pieces(views, 2)
+    (part,) = channel_pieces(views, 2, 8)
     assert part[0].width == 5 and part[0].positions * part[0].lines == 6
+
+
+def test_rows_of_images_stay_rows_where_channels_fill_the_array() -> None:
+    views = [packed((1, 3, 4, 9)), packed((1, 3, 4, 9))]
+    ((wide, _),) = channel_pieces(views, 3, 8)
+    ((few, _),) = channel_pieces(views, 3, 16)
+    assert (wide.lines, wide.positions, wide.width) == (3, 4, 9)
+    assert (few.lines, few.positions, few.width) == (12, 1, 9)
 
 
 def test_what_a_view_is() -> None:

@@ -1,10 +1,13 @@
 """Allocation: what is alive together never overlaps."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_compiler.plan.allocation import Allocation, Overflow, Request, allocate
+from systol_compiler.plan.choices import Placement
 from systol_hw.arch import PRESETS
 
 NANO = PRESETS["nano"]
@@ -24,6 +27,7 @@ def requests(draw: st.DrawFn) -> tuple[Request, ...]:
             Request(
                 name=str(i), size_bytes=draw(st.integers(1, 6000)), first=first, last=last,
                 high=draw(st.booleans()), read=draw(times), loaded=draw(times),
+                vector_read=draw(times), placement=draw(st.sampled_from(Placement)),
                 # Store may still read what is free for others already.
                 stored=(stored[0], last + 1) if stored and draw(st.booleans()) else stored,
                 written=draw(times),
@@ -153,3 +157,47 @@ def test_what_only_fits_without_regard_to_banks_still_fits() -> None:
     )
     assert isinstance(found, Allocation)
     found.verify(NANO)
+
+
+def shared_rows(found: Allocation, one: str, other: str) -> int:
+    """Banks that two requests have in common."""
+    banks = [
+        {
+            byte // NANO.bank_bytes
+            for byte in range(found.addresses[r.name], found.addresses[r.name] + r.size_bytes)
+        }
+        for r in found.requests if r.name in (one, other)
+    ]
+    return len(banks[0] & banks[1])
+
+
+def test_one_buffer_that_nearly_fills_the_memory_leaves_room_at_both_ends() -> None:
+    """The array's pieces and what the vector unit reads meanwhile share no bank."""
+    slots = [
+        Request(
+            name=name, size_bytes=700, first=0, last=0, placement=Placement.MIDDLE,
+            read=(0, 0) if name[0] == "m" else None,
+            vector_read=(0, 0) if name[0] == "v" else None,
+        )
+        for name in ("m0", "v0", "m1", "v1")
+    ]
+    large = Request(
+        name="large", size_bytes=NANO.ub_bytes - 3200, first=0, last=3, vector_read=(0, 3),
+        placement=Placement.MIDDLE,
+    )
+    found = allocate((large, *slots), NANO)
+    assert isinstance(found, Allocation)
+    assert found.addresses["large"] >= 1400
+    for one in ("m0", "m1"):
+        assert all(shared_rows(found, one, other) == 0 for other in ("v0", "v1"))
+        assert found.addresses[one] < found.addresses["large"]
+
+
+def test_what_is_read_stands_below_what_is_written_at_two_ends() -> None:
+    read = Request(name="x", size_bytes=3000, first=0, last=0, read=(0, 0))
+    written = Request(name="y", size_bytes=3000, first=0, last=0, written=(0, 0))
+    for placement, address in ((Placement.CALM, 3000), (Placement.ENDS, NANO.ub_bytes - 3000)):
+        pair = [replace(item, placement=placement) for item in (read, written)]
+        found = allocate(pair, NANO)
+        assert isinstance(found, Allocation)
+        assert dict(found.addresses) == {"x": 0, "y": address}

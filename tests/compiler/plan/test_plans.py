@@ -3,17 +3,24 @@
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper, parser
 
 from random_nests import RandomNetwork
+from systol_compiler.calibrate.quantizer import quantize_graph
+from systol_compiler.compile import import_graph
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.vector import VectorNest
+from systol_compiler.plan.choices import Choices, StageChoice
 from systol_compiler.plan.cost import choose_bands, stage_cycles
 from systol_compiler.plan.fitting import Fitter, GroupPlan, plan_group
 from systol_compiler.plan.memory_plan import plan_memory
 from systol_compiler.plan.stages import form_stages
 from systol_compiler.plan.tasks import Residency
 from systol_compiler.plan.tiling import Cut, Tile, cuts, verify_tiles
+from systol_compiler.quantized.graph import MachinePart
+from systol_compiler.quantized.lowering import lower
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.errors import UnsupportedModelError
 
@@ -38,7 +45,8 @@ def test_tiles_compute_every_output_once(seed: int) -> None:
     arch = MACHINES[seed % 3]
     network = network_of(seed, arch).lower(2)
     for default in (Cut(), Cut(bands=3, exact=True), Cut(bands=1, columns=2, exact=True)):
-        plan = plan_group(network, arch, {}, default, Residency())
+        choices = Choices(default=StageChoice(cut=default))
+        plan = plan_group(network, arch, {}, choices, Residency())
         found = tiles_by_nest(plan)
         assert sorted(found) == list(range(len(network.nests)))
         for place, tiles in found.items():
@@ -48,7 +56,7 @@ def test_tiles_compute_every_output_once(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_no_stage_has_more_alive_than_there_is_room(seed: int) -> None:
     network = network_of(seed + 50, SMALL).lower(1)
-    fitter = Fitter(network, SMALL, Cut())
+    fitter = Fitter(network, SMALL, Choices())
     fitter.room = 6000
     try:
         plan = fitter.fit()
@@ -121,3 +129,32 @@ def test_bands_are_as_many_as_hide_most() -> None:
                 for rows in range(1, nests[0].output.lines + 1)
             )
             assert stage_cycles(nests, arch, chosen) == least
+
+
+POOLED = """pooled (float[1, 16, {lines}, 20] x) => (float[1, 24, {out}, {wide}] y) {{
+    a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w)
+    b = Relu (a)
+    y = AveragePool <kernel_shape = {window}, strides = {window}> (b)
+}}"""
+
+
+@pytest.mark.parametrize(("lines", "window"), [(24, [2, 2]), (30, [3, 2]), (40, [4, 5])])
+def test_windows_that_share_no_row_read_bands_that_roll(lines: int, window: list[int]) -> None:
+    """No band cuts a window, and two bands are enough of what lies between."""
+    graph = parser.parse_graph(
+        POOLED.format(lines=lines, out=lines // window[0], wide=20 // window[1], window=window)
+    )
+    weights = np.random.default_rng(0).normal(size=(24, 16, 3, 3)).astype(np.float32)
+    graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    quantized = quantize_graph(import_graph(model), "random")
+    (part,) = quantized.parts
+    assert isinstance(part, MachinePart)
+    network = lower(quantized, part, PRESETS["edge16"], 1)
+    plan = plan_group(network, PRESETS["edge16"], {}, Choices(), Residency())
+    (tiled,) = plan.stages
+    product, pool = (network.nests[place] for place in tiled.stage.nests)
+    assert tiled.banded == {product.output.buffer}
+    bands = [tile.unit.lines for tile in tiled.tiles[0]]
+    assert len(set(bands)) > 2
+    assert all(pool.needs(tile.unit)[0].lines in bands for tile in tiled.tiles[1])

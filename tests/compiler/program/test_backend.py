@@ -8,7 +8,9 @@ import pytest
 from random_nests import RandomNetwork
 from systol_compiler.nests.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.interpret import interpret
-from systol_compiler.program.backend import Choice, build
+from systol_compiler.plan.choices import Choices, Placement, StageChoice
+from systol_compiler.plan.tiling import Cut
+from systol_compiler.program.backend import Choice, build, search
 from systol_hw.arch import PRESETS, Arch
 from systol_sim import simulator
 from systol_sim.validity.checker import check
@@ -56,3 +58,32 @@ def test_what_does_not_fit_streams(seed: int) -> None:
     small = dataclasses.replace(PRESETS["nano"], name="small", ub_bytes=8192)
     network = RandomNetwork(seed + 100, small, layers=2 + seed % 7, size=40)
     run_both(network, 1 + seed % 2, small, Choice())
+
+
+STAGES = (
+    StageChoice(), StageChoice(placement=Placement.ENDS), StageChoice(placement=Placement.MIDDLE),
+    StageChoice(cut=Cut(bands=1)), StageChoice(cut=Cut(bands=3, exact=True)),
+)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_stages_with_choices_of_their_own(seed: int) -> None:
+    small = dataclasses.replace(PRESETS["nano"], name="small", ub_bytes=8192)
+    arch = small if seed % 2 else PRESETS["edge16"]
+    network = RandomNetwork(seed + 300, arch, layers=3 + seed % 7, size=30)
+    rng = np.random.default_rng(seed)
+    stages = tuple(STAGES[k] for k in rng.integers(0, len(STAGES), 12))
+    run_both(network, 1 + seed % 2, arch, Choice(stages=Choices(stages=stages)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_search_mixes_what_suits_each_stage(seed: int) -> None:
+    small = dataclasses.replace(PRESETS["nano"], name="small", ub_bytes=8192)
+    network = RandomNetwork(seed + 400, small, layers=6, size=24)
+    plain = build(network.lower, 2, small, Choice())
+    best = search(network.lower, 2, small)
+    assert best.cycles <= plain.cycles
+    for result in (plain, best):
+        # Stages follow each other; behind the last one the program only halts.
+        assert 0 <= result.cycles - sum(result.stage_cycles) < 100
+        assert len(result.stage_cycles) == len(result.plan.groups[0].stages)

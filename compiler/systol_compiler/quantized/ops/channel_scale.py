@@ -87,7 +87,7 @@ class ChannelScale(Layer):
         source, output = builder.tensor(self.inputs[0]), builder.tensor(self.outputs[0])
         bias = np.full(self.factors.size, -source.zero_point, np.int64)
         operation = Requantize(
-            parameters=builder.parameters(bias, self.multipliers, self.shifts), per_channel=True
+            parameters=builder.parameters(bias, self.multipliers, self.shifts)
         )
         builder.elementwise(
             operation, builder.place(output.name), builder.view(source.name),

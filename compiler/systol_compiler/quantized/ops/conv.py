@@ -16,10 +16,12 @@ from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Tensors
 from systol_compiler.quantized.operator import COMPUTED_DATA, FLOAT32, Operator, Rule
+from systol_compiler.quantized.ops.channel_affine import add_channel_affine
 from systol_compiler.quantized.product import (
     CONSTANT_WEIGHTS,
     Product,
     build_weights,
+    corrected_bias,
     magnitude,
 )
 from systol_compiler.quantized.spatial import (
@@ -148,12 +150,19 @@ def _build(node: Node, builder: LayerBuilder) -> None:
     source, target = builder.tensor(node.inputs[0]), builder.output()
     weights = builder.graph.constants[node.inputs[1]]
     rank = weights.ndim - 2
-    bias = node.inputs[2] if len(node.inputs) > 2 else ""
-    numbers = build_weights(
-        builder, weights.reshape(weights.shape[0], -1),
-        builder.graph.constants[bias] if bias else None, source, target,
-    )
+    name = node.inputs[2] if len(node.inputs) > 2 else ""
+    bias = builder.graph.constants[name] if name else None
     lo, hi = builder.clip(target)
+    if _channel_by_channel(node, builder.graph):
+        # There is nothing to sum up: the array would only multiply by a diagonal.
+        add_channel_affine(
+            builder, source, weights.reshape(-1),
+            corrected_bias(builder, bias, weights.size, target), 1, target, (lo, hi), suffix="",
+        )
+        return
+    numbers = build_weights(
+        builder, weights.reshape(weights.shape[0], -1), bias, source, target
+    )
     builder.add(
         Conv(
             name=builder.layer_name(), inputs=(source.name,), outputs=(target.name,),
@@ -165,6 +174,18 @@ def _build(node: Node, builder: LayerBuilder) -> None:
             pads=_pads(node, builder.graph), groups=int(node.attributes.get("group", 1)),
             positions=prod(target.shape[2:]),
         )
+    )
+
+
+def _channel_by_channel(node: Node, graph: Graph) -> bool:
+    """Whether each result is one element times its channel's weight, plus a bias."""
+    source, target = (graph.types[name].shape for name in (node.inputs[0], node.outputs[0]))
+    weights, rank = graph.constants[node.inputs[1]], len(source) - 2
+    return (
+        source == target
+        and weights.size == source[1]
+        and not any(_pads(node, graph))
+        and set(attribute(node, "strides", rank)) == {1}
     )
 
 

@@ -175,9 +175,12 @@ class MaxPool(Pool):
                     lo=self.lo, hi=self.hi,
                 )
                 return
+            # A maximum has parameters by channel: the same for all.
+            alike = np.ones(out.shape[3], np.int64)
             rescale = Requantize(
-                parameters=builder.shared_parameters(-source.zero_point, *factors),
-                per_channel=False,
+                parameters=builder.parameters(
+                    -source.zero_point * alike, *(factor * alike for factor in factors)
+                )
             )
             if not any(span.empty for span in spans):
                 pool(
@@ -193,7 +196,8 @@ class MaxPool(Pool):
                 lo=least, hi=greatest,
             )
             builder.elementwise(
-                rescale, out, inner, zero_point=target.zero_point, lo=self.lo, hi=self.hi
+                builder.rescale(-source.zero_point, *factors), out, inner,
+                zero_point=target.zero_point, lo=self.lo, hi=self.hi,
             )
 
     def export(self, exporter: QdqExporter) -> None:
@@ -263,10 +267,8 @@ class AveragePool(Pool):
             if mean:
                 return self._by_taps(builder, source)
             taps = most if plain else taps
-            factors = self._factors(builder.tensors, taps)
-            return Requantize(
-                parameters=builder.shared_parameters(-source.zero_point * taps, *factors),
-                per_channel=False, reduce=Reduce.SUM,
+            return builder.rescale(
+                -source.zero_point * taps, *self._factors(builder.tensors, taps)
             )
 
         with result_view(builder, self.outputs[0]) as out:
@@ -283,7 +285,7 @@ class AveragePool(Pool):
             parameters=builder.parameters(
                 -source.zero_point * counts, factors[:, 0], factors[:, 1]
             ),
-            per_channel=False, reduce=Reduce.MEAN, count=len(counts),
+            reduce=Reduce.MEAN, count=len(counts),
         )
 
     def export(self, exporter: QdqExporter) -> None:

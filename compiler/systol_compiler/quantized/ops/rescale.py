@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.vector import Copy, Requantize
+from systol_compiler.nests.vector import Copy
 from systol_compiler.numbers.arithmetic import saturating_multiplier
 from systol_compiler.numbers.limits import INT16_LIMIT, Array
 from systol_compiler.numbers.pointwise import by_code, rounded, whole
@@ -77,10 +77,9 @@ class Rescale(Layer):
                 return
             builder.elementwise(Copy(), builder.place(output.name), a, lo=self.lo, hi=self.hi)
             return
-        parameters = builder.shared_parameters(-source.zero_point, self.multiplier, self.shift)
         builder.elementwise(
-            Requantize(parameters=parameters, per_channel=False), builder.place(output.name), a,
-            zero_point=output.zero_point, lo=self.lo, hi=self.hi,
+            builder.rescale(-source.zero_point, self.multiplier, self.shift),
+            builder.place(output.name), a, zero_point=output.zero_point, lo=self.lo, hi=self.hi,
         )
 
     def export(self, exporter: QdqExporter) -> None:

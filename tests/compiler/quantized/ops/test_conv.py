@@ -12,6 +12,7 @@ from quantized_cases import check, coded, node_graph, quantized_node, real, run_
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.graph import QuantizedGraph
+from systol_compiler.quantized.ops.channel_affine import ChannelAffine
 from systol_compiler.quantized.ops.conv import OPERATORS, Conv
 
 (CONV,) = OPERATORS
@@ -31,14 +32,31 @@ def case(
     return node_graph("Conv", inputs, constants, group=groups, **attributes), inputs
 
 
+def compare_channels(
+    quantized: QuantizedGraph, layer: ChannelAffine, values: dict[str, Array], exact: Array
+) -> None:
+    """What is one factor and one offset for each channel has exact ones: only codes are rounded,
+    and offsets to a small part of a code."""
+    tensor = quantized.by_source["y"]
+    low, high = (code - tensor.zero_point for code in (layer.lo, layer.hi))
+    wanted = np.clip(exact, low * tensor.scale, high * tensor.scale)
+    step = quantized.by_source["x"].scale * np.abs(layer.factors).max() / layer.steps
+    slack = 0.502 * tensor.scale + 2.0**-16 * np.abs(exact).max()
+    slack += tensor.scale / 16 if layer.steps == 1 else step / 2
+    assert (np.abs(real(quantized, values, "y") - wanted) <= slack).all()
+
+
 def compare(graph: Graph, quantized: QuantizedGraph, inputs: dict[str, Array], **clip: float
             ) -> None:
     """Machines against the layer; the layer against float within what quantization explains."""
     values = check(quantized, coded(quantized, inputs))
     (layer,) = quantized.machine_layers
-    assert isinstance(layer, Conv)
     given = {"x": real(quantized, values, "x")}
     exact = run_float(graph, given)["y"]
+    if isinstance(layer, ChannelAffine):
+        compare_channels(quantized, layer, values, exact)
+        return
+    assert isinstance(layer, Conv)
     shape = (-1,) + (1,) * (layer.weights.ndim - 1)
     stored = layer.weights * layer.scales.reshape(shape)
     constants = {**graph.constants, "w": np.abs(graph.constants["w"] - stored)}
@@ -142,3 +160,20 @@ def test_shapes_with_a_way_of_their_own(
 ) -> None:
     graph, inputs = case(shape, outputs, kernel, groups=groups, **attributes)
     compare(graph, quantized_node(graph, CONV, inputs), inputs)
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 5, 6), (1, 3, 7, 4), (2, 9, 11), (1, 70, 1, 3)])
+@pytest.mark.parametrize("target", [8, 16])
+def test_one_weight_a_channel_takes_no_product(shape: tuple[int, ...], target: int) -> None:
+    graph, inputs = case(shape, shape[1], (1,) * (len(shape) - 2), groups=shape[1])
+    quantized = quantized_node(graph, CONV, inputs, widths={"y": target})
+    compare(graph, quantized, inputs)
+    (layer,) = quantized.machine_layers
+    assert isinstance(layer, ChannelAffine) and layer.steps == 257
+
+
+@pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"pads": [1, 1, 1, 1]}])
+def test_one_weight_a_channel_that_moves_is_a_product(attributes: dict[str, Any]) -> None:
+    graph, inputs = case((1, 3, 3, 3), 3, (1, 1), groups=3, **attributes)
+    (layer,) = quantized_node(graph, CONV, inputs).machine_layers
+    assert isinstance(layer, Conv)
