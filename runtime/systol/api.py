@@ -13,7 +13,7 @@ from systol_compiler.calibrate.preprocessing import parse_preprocessing
 from systol_compiler.calibrate.ranges import Method
 from systol_compiler.calibrate.samples import CalibrationData
 from systol_compiler.compile import CompileOptions, Observer, compile_model
-from systol_compiler.graph.importer import ModelSource
+from systol_compiler.graph.reading.importer import ModelSource
 from systol_compiler.inspection import Inspection, inspect_model
 from systol_hw.arch import Arch, load_arch
 from systol_hw.errors import InputError

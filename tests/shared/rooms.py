@@ -22,7 +22,6 @@ EXCEPTIONS: Mapping[str, int] = {
     "systol": 19,
     "systol.commands": 17,
     "systol_compiler.calibrate": 19,
-    "systol_compiler.graph": 44,
     "systol_compiler.nests": 17,
     "systol_compiler.quantized": 17,
     "systol_compiler.quantized.ops": 37,

@@ -11,7 +11,7 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.calibrate.preprocessing import SYNTAX
 from systol_compiler.calibrate.ranges import METHODS
 from systol_compiler.compile import EFFORTS, Observer
-from systol_compiler.graph.importer import ModelSource
+from systol_compiler.graph.reading.importer import ModelSource
 from systol_hw.errors import InputError
 
 

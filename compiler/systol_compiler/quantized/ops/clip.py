@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from systol_compiler.graph.clips import clip_bounds
 from systol_compiler.graph.float_graph import Graph, Node
+from systol_compiler.graph.forms.clips import clip_bounds
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.operator import COMPUTED_DATA, FLOAT32, Operator, Rule

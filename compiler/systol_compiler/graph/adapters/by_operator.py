@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from systol_compiler.graph import move_adapters
-from systol_compiler.graph.operands import axis_of, int64_constant
-from systol_compiler.graph.trace import Call, Trace
-from systol_compiler.graph.window_adapters import conv, conv_transpose, pool
+from systol_compiler.graph.adapters import moves as move_adapters
+from systol_compiler.graph.adapters.operands import axis_of, int64_constant
+from systol_compiler.graph.adapters.windows import conv, conv_transpose, pool
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError
 
 Adapter = Callable[[Trace, Call, int], list[Call]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from systol_compiler.graph.editor import GraphEditor, exclusive_consumers, merged_sources
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.graph.layout import (
+from systol_compiler.graph.forms.layout import (
     MANY,
     REORDERED,
     UNARY,

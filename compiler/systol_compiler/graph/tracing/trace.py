@@ -7,7 +7,6 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from systol_compiler.graph.blockers import Blockers
 from systol_compiler.graph.float_graph import Array, Node, TensorType
 from systol_compiler.graph.folding import ConstantFolder
 from systol_compiler.graph.inference import (
@@ -18,7 +17,8 @@ from systol_compiler.graph.inference import (
     size_of,
 )
 from systol_compiler.graph.names import FreshNames
-from systol_compiler.graph.tensors import MAX_ELEMENTS, MAX_RANK
+from systol_compiler.graph.tracing.blockers import Blockers
+from systol_compiler.graph.tracing.tensors import MAX_ELEMENTS, MAX_RANK
 from systol_hw.errors import InputError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, helper
 
-from systol_compiler.graph.tensors import tensor_value
+from systol_compiler.graph.tracing.tensors import tensor_value
 from systol_hw.errors import InputError, UnsupportedModelError
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from systol_compiler.graph.blockers import Blockers
 from systol_compiler.graph.float_graph import (
     OPSET,
     Graph,
@@ -20,11 +19,12 @@ from systol_compiler.graph.float_graph import (
     dtype_name,
 )
 from systol_compiler.graph.inference import FLOATS, size_of
-from systol_compiler.graph.model_file import ModelFile, ModelSource, open_model
-from systol_compiler.graph.reader import Reader
-from systol_compiler.graph.scope import Scope, require_text
-from systol_compiler.graph.tensors import MAX_ELEMENTS, MAX_RANK
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.reading.model_file import ModelFile, ModelSource, open_model
+from systol_compiler.graph.reading.reader import Reader
+from systol_compiler.graph.tracing.blockers import Blockers
+from systol_compiler.graph.tracing.scope import Scope, require_text
+from systol_compiler.graph.tracing.tensors import MAX_ELEMENTS, MAX_RANK
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
 
 __all__ = ["MAX_NODES", "OLDEST_OPSET", "ModelSource", "import_onnx"]

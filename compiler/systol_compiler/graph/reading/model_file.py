@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto
 
 from systol_compiler.graph.float_graph import Array
-from systol_compiler.graph.tensors import ExternalData, map_file, tensor_value
-from systol_compiler.graph.wire import Span, strip_weights
+from systol_compiler.graph.reading.wire import Span, strip_weights
+from systol_compiler.graph.tracing.tensors import ExternalData, map_file, tensor_value
 from systol_hw.errors import InputError
 
 ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto

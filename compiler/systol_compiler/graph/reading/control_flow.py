@@ -7,8 +7,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 import onnx
 
-from systol_compiler.graph.scope import Scope, inline_tensor
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.tracing.scope import Scope, inline_tensor
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from onnx import defs
 
-from systol_compiler.graph.adapters import adapt
-from systol_compiler.graph.control_flow import Entry, read_if, read_loop
-from systol_compiler.graph.expansion import function_body, is_expanded
-from systol_compiler.graph.node_rules import NodeRules
-from systol_compiler.graph.operand_rules import check_given, check_operands
-from systol_compiler.graph.scope import Scope, require_text
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.adapters.by_operator import adapt
+from systol_compiler.graph.adapters.operand_rules import check_given, check_operands
+from systol_compiler.graph.reading.control_flow import Entry, read_if, read_loop
+from systol_compiler.graph.reading.expansion import function_body, is_expanded
+from systol_compiler.graph.reading.node_rules import NodeRules
+from systol_compiler.graph.tracing.scope import Scope, require_text
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
 
 MAX_READ: Final = 30_000

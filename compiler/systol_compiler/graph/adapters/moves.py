@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from systol_compiler.graph.operands import axis_of, int64_constant
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.adapters.operands import axis_of, int64_constant
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError
 
 

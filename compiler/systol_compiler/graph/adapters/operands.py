@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from systol_compiler.graph.operand_rules import check_operands
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.adapters.operand_rules import check_operands
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError
 
 

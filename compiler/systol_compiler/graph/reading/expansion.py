@@ -7,7 +7,7 @@ from onnx import defs, helper
 
 from systol_compiler.graph.float_graph import OPSET
 from systol_compiler.graph.inference import as_float32, onnx_proto, schema_version
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.tracing.trace import Call, Trace
 
 _EXPANDED: Final = frozenset(
     "AffineGrid Attention BlackmanWindow CastLike CausalConvWithState CenterCropPad FlexAttention "

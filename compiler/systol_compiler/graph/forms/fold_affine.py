@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from systol_compiler.graph.affine import (
+from systol_compiler.graph.editor import GraphEditor, exclusive_consumers, merged_sources
+from systol_compiler.graph.float_graph import Array, Graph, Node
+from systol_compiler.graph.forms.affine import (
     Affine,
     along,
     as_float64,
     per_channel_affine,
     variable_input,
 )
-from systol_compiler.graph.editor import GraphEditor, exclusive_consumers, merged_sources
-from systol_compiler.graph.float_graph import Array, Graph, Node
 
 
 @dataclass(frozen=True, kw_only=True)

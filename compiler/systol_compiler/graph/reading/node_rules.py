@@ -5,7 +5,7 @@ from typing import Any
 import onnx
 from onnx import checker, defs
 
-from systol_compiler.graph.scope import Scope, refuse_external
+from systol_compiler.graph.tracing.scope import Scope, refuse_external
 from systol_hw.errors import InputError
 
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from systol_compiler.graph.clips import clip_bounds
 from systol_compiler.graph.editor import GraphEditor, merged_sources
 from systol_compiler.graph.float_graph import Graph, Node
+from systol_compiler.graph.forms.clips import clip_bounds
 
 GLOBAL: Final = {"GlobalMaxPool": "MaxPool", "GlobalAveragePool": "AveragePool"}
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import defs
 
 from systol_compiler.graph.inference import FLOATS
-from systol_compiler.graph.trace import Call, Trace
+from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError
 
 Rule = Callable[[Trace, Call], None]
