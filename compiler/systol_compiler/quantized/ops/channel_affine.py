@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.rows import contiguous
+from systol_compiler.nests.building.builder import NestBuilder
+from systol_compiler.nests.building.rows import contiguous
 from systol_compiler.nests.vector import Requantize
 from systol_compiler.numbers.arithmetic import requantize
 from systol_compiler.numbers.limits import Array

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Requantize
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.pointwise import rounded, whole

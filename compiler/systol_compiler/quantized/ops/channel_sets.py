@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.dense import Band, DenseProduct, multiply
+from systol_compiler.nests.building.builder import NestBuilder
+from systol_compiler.nests.building.dense import Band, DenseProduct, multiply
 from systol_compiler.nests.vector import Copy
 from systol_compiler.numbers.arithmetic import normalize_multiplier, requantize
 from systol_compiler.numbers.limits import ACCUMULATOR_LIMIT, Array, Int8Array

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.convolution import Convolution, convolve
+from systol_compiler.nests.building.builder import NestBuilder
+from systol_compiler.nests.building.convolution import Convolution, convolve
 from systol_compiler.numbers.limits import Array, Int8Array
 from systol_compiler.numbers.products import correlate
 from systol_compiler.quantized.build import LayerBuilder

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from systol_compiler.graph.float_graph import Node
-from systol_compiler.nests.builder import CHANNELS_LAST, NestBuilder
+from systol_compiler.nests.building.builder import CHANNELS_LAST, NestBuilder
 from systol_compiler.nests.vector import Copy
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import LayerBuilder

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Binary
 from systol_compiler.numbers.limits import INT16_LIMIT, MULTIPLIER_MAX, SHIFT_MAX, Array
 from systol_compiler.numbers.pointwise import rounded, whole

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Copy
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import LayerBuilder

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.operand import Operand
 from systol_compiler.nests.vector import Copy

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import LayerBuilder

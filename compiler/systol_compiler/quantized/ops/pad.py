@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Copy, Fill
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
-from systol_compiler.nests.pooling import MOST_TAPS, Span, pool
+from systol_compiler.nests.building.builder import NestBuilder
+from systol_compiler.nests.building.pooling import MOST_TAPS, Span, pool
 from systol_compiler.nests.vector import Copy, Operation, Requantize
 from systol_compiler.numbers.arithmetic import requantize, saturate, saturating_multiplier
 from systol_compiler.numbers.limits import INT16_LIMIT, Array

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Binary, Copy
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import MULTIPLIER_MAX, Array

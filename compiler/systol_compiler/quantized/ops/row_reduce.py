@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.operand import Loop, Operand, common_loops
 from systol_compiler.nests.vector import Binary, Copy

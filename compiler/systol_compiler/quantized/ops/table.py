@@ -12,7 +12,7 @@ import numpy as np
 
 from systol_compiler.graph.float_graph import Node
 from systol_compiler.nests import vector
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.numbers.arithmetic import round_shift, saturate
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.pointwise import by_code

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from systol_compiler.graph.float_graph import Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import LayerBuilder

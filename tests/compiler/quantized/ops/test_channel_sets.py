@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from operator_cases import built, layer_builder, ordered, real_of
 from quantized_cases import check, evaluate, random_inputs
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor

@@ -23,7 +23,7 @@ from quantized_cases import (
 )
 from systol_compiler.graph.float_graph import Graph, GraphOutput, Node, TensorType
 from systol_compiler.nests.buffer import Home
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork

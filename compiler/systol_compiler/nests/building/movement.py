@@ -15,19 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from systol_compiler.nests.building.rows import rows
+from systol_compiler.nests.building.under_way import NestsUnderWay
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest, StoredWeights
 from systol_compiler.nests.operand import Loop, Operand, common_loops
-from systol_compiler.nests.rows import rows
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import MULTIPLIER_MIN, Array, bounds
 from systol_hw.arch import INSTRUCTION_BYTES, PARAMETER_BYTES
-
-if TYPE_CHECKING:
-    from systol_compiler.nests.builder import NestBuilder
 
 _ONE_SHIFT = 16
 """`MULTIPLIER_MIN / 2**16` is 1."""
@@ -56,7 +53,7 @@ class Clip:
     zero_point: int = 0
 
 
-def row_cycles(views: Sequence[View], builder: "NestBuilder") -> int:
+def row_cycles(views: Sequence[View], builder: NestsUnderWay) -> int:
     """Cycles of the vector unit for an operation over `views` (the result first), row by row."""
     arch = builder.arch
     loops, width = rows(views, arch.columns)
@@ -66,7 +63,7 @@ def row_cycles(views: Sequence[View], builder: "NestBuilder") -> int:
     return cycles + _fetch_cycles(builder, _planes(loops))
 
 
-def _fetch_cycles(builder: "NestBuilder", instructions: int) -> int:
+def _fetch_cycles(builder: NestsUnderWay, instructions: int) -> int:
     """Cycles in which instructions arrive."""
     return int(instructions * INSTRUCTION_BYTES / builder.arch.weight_port.bytes_per_cycle)
 
@@ -76,13 +73,13 @@ def _planes(loops: Sequence[Loop]) -> int:
     return prod(size for size, _ in loops[:-2])
 
 
-def copy_cycles(builder: "NestBuilder", out: View, source: View) -> int:
+def copy_cycles(builder: NestsUnderWay, out: View, source: View) -> int:
     """Cycles of the cheapest copy."""
     return min(cycles for cycles, _ in _ways(builder, out, source))
 
 
 def product_copy(
-    builder: "NestBuilder", out: View, source: View
+    builder: NestsUnderWay, out: View, source: View
 ) -> "Callable[[Clip], None] | None":
     """What adds nests of the matrix unit that copy `source` to `out`; None where the vector unit
     is at least as fast."""
@@ -90,7 +87,7 @@ def product_copy(
 
 
 def product_by_channel(
-    builder: "NestBuilder", out: View, source: View, axis: int
+    builder: NestsUnderWay, out: View, source: View, axis: int
 ) -> "Callable[[Clip], None] | None":
     """What adds nests that copy `source` to `out`, whose rows run along `axis`, by a transposition
     that can requantize by channel on the way; None where none is possible."""
@@ -101,7 +98,7 @@ def product_by_channel(
 
 
 def product_take(
-    builder: "NestBuilder", out: View, source: View, axis: int, indices: Sequence[int],
+    builder: NestsUnderWay, out: View, source: View, axis: int, indices: Sequence[int],
     pieces: Sequence[tuple[View, View]],
 ) -> "Callable[[Clip], None] | None":
     """What adds nests of the matrix unit that copy elements `indices` of `source` along `axis` to
@@ -118,7 +115,7 @@ def product_take(
 
 
 def _ways(
-    builder: "NestBuilder", out: View, source: View
+    builder: NestsUnderWay, out: View, source: View
 ) -> "list[tuple[int, Callable[[Clip], None] | None]]":
     ways: list[tuple[int, Callable[[Clip], None] | None]] = [
         (row_cycles([out, source], builder), None)
@@ -132,7 +129,7 @@ def _ways(
 
 
 def _product(
-    builder: "NestBuilder", weights: StoredWeights | ActivationWeights, *, source: Operand,
+    builder: NestsUnderWay, weights: StoredWeights | ActivationWeights, *, source: Operand,
     output: Operand, step_bytes: int, clip: Clip, tile_bytes: int = 0, taps: int = 1,
     step: int = 1,
 ) -> None:
@@ -184,7 +181,7 @@ class _Piece:
         """Bytes of a step."""
         return int(self.bytes.max()) + 1
 
-    def turns(self, builder: "NestBuilder", source: View, out: View) -> int:
+    def turns(self, builder: NestsUnderWay, source: View, out: View) -> int:
         """Cycles for one row of the result."""
         arch = builder.arch
         passes = self.tap_count * -(-self.step_bytes // arch.rows) * source.planes
@@ -228,7 +225,7 @@ def _piece(
 class _Selection:
     """Rows of the result as products of a row of the source's bytes with ones and zeros."""
 
-    builder: "NestBuilder"
+    builder: NestsUnderWay
     out: View
     source: View
     loops: tuple[Loop, ...]
@@ -237,7 +234,7 @@ class _Selection:
     cycles: int
 
     @classmethod
-    def plan(cls, builder: "NestBuilder", out: View, source: View) -> "_Selection | None":
+    def plan(cls, builder: NestsUnderWay, out: View, source: View) -> "_Selection | None":
         loops = common_loops([out, source])
         if not loops or loops[-1][1][0] != 1:
             return None
@@ -260,7 +257,7 @@ class _Selection:
 
     @classmethod
     def of(
-        cls, builder: "NestBuilder", out: View, source: View, loops: Sequence[Loop],
+        cls, builder: NestsUnderWay, out: View, source: View, loops: Sequence[Loop],
         offsets: Array, tap_pitch: int = 0,
     ) -> "_Selection | None":
         """Rows of the bytes `offsets` of the source, in all turns of `loops`.
@@ -302,7 +299,7 @@ class _Selection:
 
     @staticmethod
     def _cycles(
-        builder: "NestBuilder", out: View, source: View, loops: Sequence[Loop],
+        builder: NestsUnderWay, out: View, source: View, loops: Sequence[Loop],
         pieces: Sequence[_Piece],
     ) -> int:
         arch = builder.arch
@@ -384,7 +381,7 @@ def _starts(offset: int, loops: Sequence[Loop], index: int) -> list[int]:
 class _Transposition:
     """The source as transposed weights under the identity: the array's rows at a time."""
 
-    builder: "NestBuilder"
+    builder: NestsUnderWay
     out: View
     source: View
     planes: tuple[Loop, ...]
@@ -395,7 +392,7 @@ class _Transposition:
     cycles: int
 
     @classmethod
-    def plan(cls, builder: "NestBuilder", out: View, source: View) -> "_Transposition | None":
+    def plan(cls, builder: NestsUnderWay, out: View, source: View) -> "_Transposition | None":
         arch = builder.arch
         loops = common_loops([out, source])
         along = [loop for loop in loops if loop[1][0] == 1]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from systol_compiler.nests.builder import NestBuilder, natural
+from systol_compiler.nests.building.builder import NestBuilder, natural
 from systol_compiler.nests.operand import image_operand
 from systol_compiler.nests.vector import Copy, Operation
 from systol_compiler.nests.view import View

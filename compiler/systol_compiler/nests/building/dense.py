@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.operand import Loop, Operand, common_loops
 from systol_compiler.nests.view import View

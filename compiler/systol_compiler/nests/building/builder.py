@@ -7,22 +7,22 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.nests.buffer import PLANE_ALIGNMENT, Buffer, Home
-from systol_compiler.nests.movement import (
+from systol_compiler.nests.building.movement import (
     Clip,
     copy_cycles,
     product_by_channel,
     product_copy,
     row_cycles,
 )
-from systol_compiler.nests.nest import Nest
-from systol_compiler.nests.operand import Operand, image_operand
-from systol_compiler.nests.rows import (
+from systol_compiler.nests.building.rows import (
     channel_pieces,
     contiguous,
     pieces,
     row_axis,
     uniform,
 )
+from systol_compiler.nests.nest import Nest
+from systol_compiler.nests.operand import Operand, image_operand
 from systol_compiler.nests.vector import Copy, Operation, Requantize, VectorNest
 from systol_compiler.nests.view import View, packed_strides
 from systol_compiler.nests.window import Window2D

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder, natural
+from systol_compiler.nests.building.builder import NestBuilder, natural
+from systol_compiler.nests.building.packing import Channels, Packing, choose, step_bytes
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.operand import Operand, image_operand, moved
-from systol_compiler.nests.packing import Channels, Packing, choose, step_bytes
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array, Int8Array
 
