@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from systol import bundled
-from systol_compiler.calibrate.error_report import decibels
+from systol_compiler.calibrate.errors.error_report import decibels
 from systol_compiler.calibrate.float_model import FloatModel
 from systol_compiler.calibrate.qdq_export import export_qdq
 from systol_compiler.calibrate.quantizer import quantize

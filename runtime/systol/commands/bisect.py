@@ -16,8 +16,8 @@ from systol.samples import open_samples, read_inputs
 from systol.stage_status import StageStatus
 from systol.terminal import print_table, say
 from systol_compiler.binary.reader import load
-from systol_compiler.calibrate.bisect import departures
-from systol_compiler.calibrate.error_report import TensorError, error_report
+from systol_compiler.calibrate.errors.bisect import departures
+from systol_compiler.calibrate.errors.error_report import TensorError, error_report
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.compile import import_graph
 from systol_hw.arch import load_arch

@@ -8,7 +8,7 @@ from systol.api import CompileWarning, compile
 from systol.commands.registration import positive, read_text
 from systol.terminal import say
 from systol_compiler.binary.model import CompiledModel
-from systol_compiler.calibrate.preprocessing import SYNTAX
+from systol_compiler.calibrate.inputs.preprocessing import SYNTAX
 from systol_compiler.calibrate.ranges import METHODS
 from systol_compiler.compile import EFFORTS, Observer
 from systol_compiler.graph.reading.importer import ModelSource

@@ -18,7 +18,11 @@ from systol_compiler.program.backend import Choice, build
 from systol_compiler.quantized.graph import MachinePart
 from systol_compiler.quantized.layer import Order
 from systol_compiler.quantized.lowering import lower
-from systol_compiler.quantized.ops.channel_sets import ChannelSets, add_channel_sets, band_of
+from systol_compiler.quantized.ops.reductions.channel_sets import (
+    ChannelSets,
+    add_channel_sets,
+    band_of,
+)
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError, UnsupportedModelError
 from systol_sim import simulator

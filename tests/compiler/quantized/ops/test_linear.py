@@ -32,7 +32,7 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder, MachineNode, Numbers
 from systol_compiler.quantized.graph import QuantizedGraph
 from systol_compiler.quantized.operator import registry
-from systol_compiler.quantized.ops.linear import OPERATORS, Linear
+from systol_compiler.quantized.ops.products.linear import OPERATORS, Linear
 
 (GEMM,) = OPERATORS
 MATMUL = registry()["MatMul"]
