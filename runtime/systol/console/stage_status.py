@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
-from systol.terminal import PACE_SECONDS, PROGRESS_AFTER_SECONDS, say
+from systol.console.terminal import PACE_SECONDS, PROGRESS_AFTER_SECONDS, say
 from systol_hw.shown import printable
 
 _REFRESH_SECONDS = 0.5

@@ -5,8 +5,8 @@ import warnings
 from typing import Any
 
 from systol.api import CompileWarning, compile
-from systol.commands.registration import positive, read_text
-from systol.terminal import say
+from systol.commands.options.registration import positive, read_text
+from systol.console.terminal import say
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.calibrate.inputs.preprocessing import SYNTAX
 from systol_compiler.calibrate.ranges import METHODS
