@@ -30,14 +30,14 @@ from rich.console import Console
 from rich.table import Table
 
 from systol import bundled
-from systol_compiler.calibrate.error_report import decibels
+from systol_compiler.calibrate.errors.error_report import decibels
 from systol_compiler.calibrate.float_model import FloatModel
 from systol_compiler.calibrate.qdq_export import export_qdq
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.graph.float_graph import Graph, GraphOutput
 from systol_compiler.graph.host_session import HostSession
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_compiler.quantized.evaluate import Evaluator
 
 ROOT: Final = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from fractions import Fraction
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from systol.terminal import print_table
+from systol.console.terminal import print_table
 from systol_compiler.compile import compile_model
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa.assembly import assemble

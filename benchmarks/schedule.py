@@ -31,7 +31,7 @@ from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.compile import CompileOptions, compile_quantized, import_graph
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.graph.importer import import_onnx
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_hw.arch import PRESETS, Arch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))

@@ -22,7 +22,7 @@ from rich.table import Table
 import systol
 from systol import bundled
 from systol_compiler.binary.model import MachineSegment
-from systol_compiler.graph.importer import ModelSource
+from systol_compiler.graph.reading.importer import ModelSource
 from systol_hw.arch import PRESETS
 from systol_hw.isa import instruction
 from systol_hw.program import Program, Window, make_program

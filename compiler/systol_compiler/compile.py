@@ -18,12 +18,12 @@ from systol_compiler.binary.network import (
     Network,
     Segment,
 )
+from systol_compiler.calibrate.inputs.samples import CalibrationData
 from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.quantizer import quantize
-from systol_compiler.calibrate.samples import CalibrationData
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.importer import ModelSource, import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import ModelSource, import_onnx
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.program.backend import BackendResult, Choice, build, describe_choices, search
 from systol_compiler.program.emit import EmittedBinding

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from systol_compiler.compile import import_graph
-from systol_compiler.graph.importer import ModelSource
-from systol_compiler.graph.model_file import open_model
-from systol_compiler.quantized.partition import Partition, Place, partition
+from systol_compiler.graph.reading.importer import ModelSource
+from systol_compiler.graph.reading.model_file import open_model
+from systol_compiler.quantized.placement.partition import Partition, Place, partition
 from systol_compiler.report import FOLDED, node_row, node_rows, source_nodes
 from systol_hw.arch import Arch
 from systol_hw.errors import UnsupportedModelError

@@ -5,9 +5,9 @@ from math import prod
 from typing import Any, Final
 
 from systol_compiler.binary.network import HostSegment, MachineSegment, Network
-from systol_compiler.graph.model_file import ModelSource, open_model
+from systol_compiler.graph.reading.model_file import ModelSource, open_model
 from systol_compiler.layer_figures import LayerFigures, bound_together, layer_figures
-from systol_compiler.quantized.partition import PlacedNode
+from systol_compiler.quantized.placement.partition import PlacedNode
 
 SCHEMA: Final = "systol.compile/1"
 FOLDED: Final = "folded"

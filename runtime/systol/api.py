@@ -8,12 +8,12 @@ from pathlib import Path
 from systol.samples import open_samples
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.binary.reader import load as _load
+from systol_compiler.calibrate.inputs.preprocessing import parse_preprocessing
+from systol_compiler.calibrate.inputs.samples import CalibrationData
 from systol_compiler.calibrate.options import Override, QuantizationOptions, load_overrides
-from systol_compiler.calibrate.preprocessing import parse_preprocessing
 from systol_compiler.calibrate.ranges import Method
-from systol_compiler.calibrate.samples import CalibrationData
 from systol_compiler.compile import CompileOptions, Observer, compile_model
-from systol_compiler.graph.importer import ModelSource
+from systol_compiler.graph.reading.importer import ModelSource
 from systol_compiler.inspection import Inspection, inspect_model
 from systol_hw.arch import Arch, load_arch
 from systol_hw.errors import InputError

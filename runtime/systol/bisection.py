@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from systol.execution.session import Device
-from systol_compiler.calibrate.bisect import Difference, first_difference
+from systol_compiler.calibrate.errors.bisect import Difference, first_difference
 from systol_compiler.compile import CompileOptions, compile_quantized
 from systol_compiler.graph.float_graph import GraphOutput, TensorType
 from systol_compiler.numbers.limits import Array

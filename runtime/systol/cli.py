@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from systol.arguments import Parser
 from systol.commands import (
     asm,
     bisect,
@@ -23,8 +22,9 @@ from systol.commands import (
     run,
     verilog,
 )
-from systol.commands.registration import Command
-from systol.terminal import BuildStatus, plain_streams, say
+from systol.commands.options.registration import Command
+from systol.console.arguments import Parser
+from systol.console.terminal import BuildStatus, plain_streams, say
 from systol.version import version
 from systol_hw.errors import InputError, SystolError
 from systol_sim.building import observed

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from systol.array_files import Array, read_arrays
-from systol_compiler.calibrate.images import SUFFIXES, ImageFolder
-from systol_compiler.calibrate.preprocessing import parse_preprocessing
-from systol_compiler.calibrate.samples import RANDOM, CalibrationData
+from systol_compiler.calibrate.inputs.images import SUFFIXES, ImageFolder
+from systol_compiler.calibrate.inputs.preprocessing import parse_preprocessing
+from systol_compiler.calibrate.inputs.samples import RANDOM, CalibrationData
 from systol_hw.errors import InputError
 
 _ARRAYS = (".npz", ".npy")

@@ -3,7 +3,7 @@
 import json
 
 from hand_made import copy_model, sandwich_model
-from systol_compiler.quantized.partition import Place, PlacedNode
+from systol_compiler.quantized.placement.partition import Place, PlacedNode
 from systol_compiler.report import build_report, find_crossings, node_rows
 from systol_sim.simulator import run_timing
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 import systol.__main__ as entry
-from systol import cli, doctor, terminal
+from systol import cli, doctor
 from systol.commands import doctor as doctor_command
+from systol.console import terminal
+from systol.console.terminal import LateProgress, print_table
 from systol.doctor import Finding
 from systol.results.report import SCHEMA
 from systol.selftest import tiny_answer, tiny_input, tiny_model
-from systol.terminal import LateProgress, print_table
 from systol_hw.errors import InputError, SystolError
 
 Captured = pytest.CaptureFixture[str]
@@ -146,7 +147,7 @@ def test_run_takes_a_plain_array_for_one_input(
 
 
 def test_outputs_may_have_any_name(tmp_path: Path) -> None:
-    from systol.commands.registration import read_arrays, write_arrays
+    from systol.commands.options.registration import read_arrays, write_arrays
 
     arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
         "file": np.arange(3),

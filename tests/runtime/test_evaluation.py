@@ -16,7 +16,7 @@ from systol import cli
 from systol.bisection import first_machine_difference
 from systol.evaluation import against_labels, beside_float, float_outputs
 from systol.execution.session import Device
-from systol_compiler.calibrate.bisect import Difference
+from systol_compiler.calibrate.errors.bisect import Difference
 from systol_compiler.calibrate.quantizer import quantize_graph
 from systol_compiler.compile import CompileOptions, import_graph
 from systol_hw.arch import PRESETS

@@ -15,7 +15,7 @@ import systol
 from hand_made import f32, onnx_model
 from systol import cli
 from systol.api import CompileWarning
-from systol.stage_status import StageStatus
+from systol.console.stage_status import StageStatus
 from systol_compiler.compile import LEVELS
 from systol_hw.errors import InputError, UnsupportedModelError
 
@@ -171,8 +171,8 @@ def test_python_takes_what_the_command_line_takes(folder: Path) -> None:
 def test_long_work_says_what_it_is_at(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("systol.stage_status.PROGRESS_AFTER_SECONDS", 0.05)
-    monkeypatch.setattr("systol.stage_status.PACE_SECONDS", 0.05)
+    monkeypatch.setattr("systol.console.stage_status.PROGRESS_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr("systol.console.stage_status.PACE_SECONDS", 0.05)
     with StageStatus("compiling") as status:
         status("first\x1b stage", object())
         time.sleep(0.4)

@@ -11,7 +11,7 @@ from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.compile import CompileOptions, compile_quantized, import_graph
 from systol_compiler.graph.float_graph import Graph, Node, onnx_node, wrap_nodes
-from systol_compiler.quantized.node_cost import node_macs
+from systol_compiler.quantized.placement.node_cost import node_macs
 from systol_hw.arch import PRESETS
 from systol_sim import simulator
 from systol_sim.comparison import differences

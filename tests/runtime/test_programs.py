@@ -17,7 +17,7 @@ import pytest
 import systol
 from systol.array_files import write_arrays
 from systol.cli import main
-from systol.listing import code_lines, comments
+from systol.console.listing import code_lines, comments
 from systol.program_run import place_tokens, run_program
 from systol_compiler.binary.model import LayerRange
 from systol_hw.arch import PRESETS, load_arch

@@ -14,7 +14,7 @@ from systol.execution.session import Device
 from systol.results.classes import best_classes, class_sections
 from systol.samples import image_files, open_samples, read_inputs
 from systol_compiler.binary.model import CompiledModel
-from systol_compiler.calibrate.images import ImageFolder
+from systol_compiler.calibrate.inputs.images import ImageFolder
 from systol_hw.errors import InputError
 
 Captured = pytest.CaptureFixture[str]

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from systol import terminal
-from systol.arguments import did_you_mean
 from systol.cli import COMMANDS, build_parser, main
-from systol.terminal import BuildStatus, plain_streams, print_table, say
+from systol.console import terminal
+from systol.console.arguments import did_you_mean
+from systol.console.terminal import BuildStatus, plain_streams, print_table, say
 from systol_hw.errors import InputError
 from systol_hw.shown import printable, shown
 from systol_sim.building import building, observed

@@ -16,7 +16,7 @@ from systol_compiler.graph.float_graph import (
     onnx_node,
     wrap_nodes,
 )
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.numbers.limits import INT16_LIMIT, Array, bounds
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder, MachineNode, Numbers

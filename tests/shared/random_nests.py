@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from systol_compiler.nests.buffer import Home
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import image_operand

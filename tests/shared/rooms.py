@@ -18,18 +18,6 @@ PACKAGES: Mapping[str, str] = {
 """The folder of each package of the product."""
 MOST_MODULES = 16
 """Modules of a room, `__init__` and what stands in rooms of its own apart."""
-EXCEPTIONS: Mapping[str, int] = {
-    "systol": 19,
-    "systol.commands": 17,
-    "systol_compiler.calibrate": 19,
-    "systol_compiler.graph": 44,
-    "systol_compiler.nests": 17,
-    "systol_compiler.quantized": 17,
-    "systol_compiler.quantized.ops": 37,
-}
-"""Rooms that are still to be divided, and how many modules each may have until then."""
-KNOWN_CIRCLES = [["systol_compiler.nests.builder", "systol_compiler.nests.movement"]]
-"""Circles that are still to be opened."""
 
 
 def modules(root: Path, packages: Mapping[str, str] = PACKAGES) -> dict[str, Path]:
@@ -102,21 +90,18 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def complaints(root: Path, packages: Mapping[str, str] = PACKAGES) -> list[str]:
-    """One line for each room that is too full, for each circle, and each exception out of date."""
+    """One line for each room that is too full, and for each circle."""
     found = modules(root, packages)
     lines = []
     for room, size in room_sizes(found).items():
-        limit = EXCEPTIONS.get(room, MOST_MODULES)
-        if size > limit:
+        if size > MOST_MODULES:
             lines.append(
-                f"{room} holds {size} modules, and a room may hold {limit}: divide it, or put the "
-                "new module into a room of what it belongs to"
+                f"{room} holds {size} modules, and a room may hold {MOST_MODULES}: divide it, or "
+                "put the new module into a room of what it belongs to"
             )
-        elif room in EXCEPTIONS and size <= MOST_MODULES:
-            lines.append(f"{room} is no exception any more: take it out of EXCEPTIONS")
     lines += [
         f"these import each other in a circle: {', '.join(group)}"
-        for group in circles(imports(found)) if group not in KNOWN_CIRCLES
+        for group in circles(imports(found))
     ]
     return lines
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import onnx
 
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 
 Array = npt.NDArray[Any]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from systol_compiler.nests.buffer import PLANE_ALIGNMENT
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.numbers.limits import Array, UInt8Array
 from systol_compiler.numbers.tensor import QTensor
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.calibrate.float_model import ChannelMean, FloatModel
+from systol_compiler.calibrate.inputs.samples import Samples
 from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.qdq_export import QdqModel
-from systol_compiler.calibrate.samples import Samples
 from systol_compiler.graph.float_graph import Array, Graph, Node, TensorType
 from systol_compiler.graph.host_session import HostSession
 from systol_compiler.numbers.arithmetic import dequantize, quantize
@@ -26,9 +26,9 @@ from systol_compiler.quantized.build import LayerBuilder, MachineNode
 from systol_compiler.quantized.fuse import inner_result
 from systol_compiler.quantized.host import HostLayer
 from systol_compiler.quantized.layer import Layer, Tensors
-from systol_compiler.quantized.node_cost import node_macs
 from systol_compiler.quantized.operator import Operator
-from systol_compiler.quantized.partition import Partition, Unit
+from systol_compiler.quantized.placement.node_cost import node_macs
+from systol_compiler.quantized.placement.partition import Partition, Unit
 from systol_compiler.quantized.product import Product
 from systol_hw.errors import UnsupportedModelError
 

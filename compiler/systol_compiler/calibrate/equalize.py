@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.calibrate.float_model import FloatModel
-from systol_compiler.calibrate.samples import Samples
-from systol_compiler.graph.clips import clip_bounds
+from systol_compiler.calibrate.inputs.samples import Samples
 from systol_compiler.graph.float_graph import Array, Graph, Node
+from systol_compiler.graph.forms.clips import clip_bounds
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from math import inf, prod
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.quantized.build import MachineNode
 from systol_compiler.quantized.operator import Operator
-from systol_compiler.quantized.partition import Partition
+from systol_compiler.quantized.placement.partition import Partition
 
 
 @dataclass(frozen=True, kw_only=True)

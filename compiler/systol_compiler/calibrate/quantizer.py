@@ -8,9 +8,9 @@ from systol_compiler.calibrate.equalize import equalize
 from systol_compiler.calibrate.grouping import group_tensors
 from systol_compiler.calibrate.histogram import Distribution
 from systol_compiler.calibrate.host_layer import build_host_layer, constant_layer
+from systol_compiler.calibrate.inputs.samples import CalibrationData, Samples
 from systol_compiler.calibrate.numbering import number_tensors
 from systol_compiler.calibrate.options import QuantizationOptions
-from systol_compiler.calibrate.samples import CalibrationData, Samples
 from systol_compiler.calibrate.selection import select_ranges
 from systol_compiler.calibrate.statistics import collect
 from systol_compiler.graph.float_graph import Array, Graph, GraphOutput, Node
@@ -20,7 +20,7 @@ from systol_compiler.quantized.graph import QuantizedGraph
 from systol_compiler.quantized.host import HostLayer
 from systol_compiler.quantized.layer import Layer
 from systol_compiler.quantized.operator import Operator, registry
-from systol_compiler.quantized.partition import Partition, Unit, partition
+from systol_compiler.quantized.placement.partition import Partition, Unit, partition
 from systol_hw.errors import UnsupportedModelError
 
 _REASONS_MOST = 3

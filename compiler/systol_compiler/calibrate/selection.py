@@ -16,14 +16,14 @@ from systol_compiler.calibrate.fake_quantization import FakeQuantizedModel
 from systol_compiler.calibrate.float_model import FloatModel
 from systol_compiler.calibrate.grouping import TensorGroup
 from systol_compiler.calibrate.histogram import Distribution, merged
+from systol_compiler.calibrate.inputs.samples import Samples
 from systol_compiler.calibrate.numbering import mirrored, number_tensors
 from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.ranges import Method, Range, choose_range, extended
-from systol_compiler.calibrate.samples import Samples
 from systol_compiler.graph.float_graph import Array
 from systol_compiler.quantized.build import Numbers
-from systol_compiler.quantized.node_cost import elements, node_macs
-from systol_compiler.quantized.partition import Partition
+from systol_compiler.quantized.placement.node_cost import elements, node_macs
+from systol_compiler.quantized.placement.partition import Partition
 
 _CANDIDATES: Final[tuple[tuple[Method, float], ...]] = (
     ("auto", 0.0), ("robust", 0.0), ("percentile", 99.99), ("percentile", 99.999), ("minmax", 0.0),

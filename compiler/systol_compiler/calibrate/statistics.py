@@ -6,7 +6,7 @@ from typing import Final
 
 from systol_compiler.calibrate.float_model import FloatModel
 from systol_compiler.calibrate.histogram import Distribution, Histogram
-from systol_compiler.calibrate.samples import Samples
+from systol_compiler.calibrate.inputs.samples import Samples
 from systol_compiler.graph.float_graph import Graph
 from systol_hw.errors import InputError
 

@@ -28,37 +28,37 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from systol_compiler.graph.activations import RecognizeActivations
-from systol_compiler.graph.attention import AddAttentionMasks, HoistFactors
-from systol_compiler.graph.clips import NormalizeClip, SinkClip
-from systol_compiler.graph.duplicates import MergeDuplicates
-from systol_compiler.graph.einsum import WriteEinsumAsMatMul
-from systol_compiler.graph.elementwise import NormalizeArithmetic, NormalizeReductions
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.fold_affine import FoldAffine
-from systol_compiler.graph.group_norm import RecognizeGroupNormalization
-from systol_compiler.graph.local_response import RecognizeLocalResponse
-from systol_compiler.graph.move_transposes import (
+from systol_compiler.graph.forms.clips import NormalizeClip, SinkClip
+from systol_compiler.graph.forms.duplicates import MergeDuplicates
+from systol_compiler.graph.forms.einsum import WriteEinsumAsMatMul
+from systol_compiler.graph.forms.elementwise import NormalizeArithmetic, NormalizeReductions
+from systol_compiler.graph.forms.fold_affine import FoldAffine
+from systol_compiler.graph.forms.move_transposes import (
     AbsorbTransposes,
     LiftTransposes,
     SinkTransposes,
 )
-from systol_compiler.graph.normalizations import RecognizeNormalizations
-from systol_compiler.graph.pool_first import PoolBeforePointwise
-from systol_compiler.graph.products import NormalizeProducts
-from systol_compiler.graph.reshapes import (
+from systol_compiler.graph.forms.pool_first import PoolBeforePointwise
+from systol_compiler.graph.forms.products import NormalizeProducts
+from systol_compiler.graph.forms.reshapes import (
     NormalizeReshapes,
     NormalizeTransposes,
     SimplifyTransposes,
 )
-from systol_compiler.graph.selections import NormalizeSelections
-from systol_compiler.graph.simplify import (
+from systol_compiler.graph.forms.selections import NormalizeSelections
+from systol_compiler.graph.forms.simplify import (
     FoldConstants,
     RemoveDeadNodes,
     RemoveNoOps,
     StateAttributes,
 )
-from systol_compiler.graph.windows import MergePads, NormalizeWindows
+from systol_compiler.graph.forms.windows import MergePads, NormalizeWindows
+from systol_compiler.graph.patterns.activations import RecognizeActivations
+from systol_compiler.graph.patterns.attention import AddAttentionMasks, HoistFactors
+from systol_compiler.graph.patterns.group_norm import RecognizeGroupNormalization
+from systol_compiler.graph.patterns.local_response import RecognizeLocalResponse
+from systol_compiler.graph.patterns.normalizations import RecognizeNormalizations
 
 
 class Pass(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.nests.buffer import Buffer, Home
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.matrix import MatrixNest, StoredWeights
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.operand import Operand

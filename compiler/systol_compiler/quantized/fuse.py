@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from math import inf
 
-from systol_compiler.graph.clips import clip_bounds
 from systol_compiler.graph.float_graph import Graph, Node
+from systol_compiler.graph.forms.clips import clip_bounds
 from systol_compiler.quantized.build import MachineNode
 from systol_compiler.quantized.operator import Operator
 

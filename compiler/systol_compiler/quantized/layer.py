@@ -9,7 +9,7 @@ from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 
 if TYPE_CHECKING:
-    from systol_compiler.nests.builder import NestBuilder
+    from systol_compiler.nests.building.builder import NestBuilder
     from systol_compiler.quantized.export import QdqExporter
 
 Tensors = Mapping[str, QTensor]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from systol_compiler.nests.buffer import Buffer, Home
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.fusion import fuse_pools
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.quantized.graph import MachinePart, QuantizedGraph

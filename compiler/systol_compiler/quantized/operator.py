@@ -131,8 +131,13 @@ def registry() -> dict[str, Operator]:
     from systol_compiler.quantized import ops
 
     table: dict[str, Operator] = {}
-    for info in sorted(pkgutil.iter_modules(ops.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{ops.__name__}.{info.name}")
+    found = [
+        info.name for info in pkgutil.walk_packages(ops.__path__, f"{ops.__name__}.")
+        if not info.ispkg
+    ]
+    # By what the module is called, whatever room it stands in.
+    for place in sorted(found, key=lambda place: place.rpartition(".")[2]):
+        module = importlib.import_module(place)
         operators: Sequence[Operator] = getattr(module, "OPERATORS", ())
         for operator in operators:
             for name in operator.names:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from systol_compiler.graph.float_graph import Graph, Node
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Copy
 from systol_compiler.nests.view import View
 from systol_compiler.numbers.limits import Array

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from systol.attack.campaign import Tally, attack, describe, work
 from systol.attack.doors import DOORS
-from systol.terminal import plain_streams, print_table, say
+from systol.console.terminal import plain_streams, print_table, say
 from systol_hw.termination import end_in_order
 
 _PACE_SECONDS = 30.0

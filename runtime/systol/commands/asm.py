@@ -4,8 +4,8 @@ import argparse
 import dataclasses
 
 from systol.commands.disasm import select
-from systol.commands.registration import Command, keep_apart, read_text
-from systol.terminal import say
+from systol.commands.options.registration import Command, keep_apart, read_text
+from systol.console.terminal import say
 from systol_compiler.binary.reader import load
 from systol_hw.errors import InputError
 from systol_hw.program_text import parse_program

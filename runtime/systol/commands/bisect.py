@@ -7,17 +7,17 @@ from typing import Any
 
 from systol.api import compile_options_of
 from systol.bisection import first_machine_difference
-from systol.commands.model_options import add_compile_arguments, compile_options
-from systol.commands.registration import Array, Command, add_backend, is_binary
+from systol.commands.options.model_options import add_compile_arguments, compile_options
+from systol.commands.options.registration import Array, Command, add_backend, is_binary
+from systol.console.stage_status import StageStatus
+from systol.console.terminal import print_table, say
 from systol.execution.inputs import fill_up
 from systol.execution.session import Device
 from systol.results.agreement import first_tensor_difference
 from systol.samples import open_samples, read_inputs
-from systol.stage_status import StageStatus
-from systol.terminal import print_table, say
 from systol_compiler.binary.reader import load
-from systol_compiler.calibrate.bisect import departures
-from systol_compiler.calibrate.error_report import TensorError, error_report
+from systol_compiler.calibrate.errors.bisect import departures
+from systol_compiler.calibrate.errors.error_report import TensorError, error_report
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.compile import import_graph
 from systol_hw.arch import load_arch

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from systol.commands.registration import Command, is_binary, read_text
+from systol.commands.options.registration import Command, is_binary, read_text
 from systol_compiler.binary.reader import load
 from systol_hw.errors import InvalidProgramError
 from systol_hw.program import Program

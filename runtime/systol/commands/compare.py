@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systol.commands.registration import Command
+from systol.commands.options.registration import Command
 from systol.compare import compare, unfair
+from systol.console.terminal import print_table, say
 from systol.results import tables
 from systol.results.report import read_report
-from systol.terminal import print_table, say
 from systol_hw.shown import shown
 
 

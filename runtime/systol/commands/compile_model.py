@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systol.commands.model_options import add_compile_arguments, compile_and_say, compile_options
-from systol.commands.registration import Command, keep_apart, require_writable
+from systol.commands.options.model_options import (
+    add_compile_arguments,
+    compile_and_say,
+    compile_options,
+)
+from systol.commands.options.registration import Command, keep_apart, require_writable
+from systol.console.stage_status import StageStatus
+from systol.console.terminal import print_table
 from systol.results.compile_tables import compile_sections
-from systol.stage_status import StageStatus
-from systol.terminal import print_table
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import LEVELS
 from systol_compiler.graph.float_graph import Graph

@@ -12,16 +12,16 @@ import numpy as np
 
 from systol import bundled
 from systol.commands.compile_model import describe
-from systol.commands.model_options import compile_and_say
-from systol.commands.registration import Array, Command, positive, write_arrays
+from systol.commands.options.model_options import compile_and_say
+from systol.commands.options.registration import Array, Command, positive, write_arrays
 from systol.commands.run import print_report
+from systol.console.stage_status import StageStatus
+from systol.console.terminal import LateProgress, print_table, say
 from systol.execution.session import Device
 from systol.results import tables
 from systol.results.agreement import check_agreement
 from systol.results.report import make_report, write_json
 from systol.results.result import ModelResult
-from systol.stage_status import StageStatus
-from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
 from systol_hw.errors import InputError
 from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside

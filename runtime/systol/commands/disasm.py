@@ -2,8 +2,8 @@
 
 import argparse
 
-from systol.commands.registration import Command, is_program_text, read_text
-from systol.listing import code_lines, comments
+from systol.commands.options.registration import Command, is_program_text, read_text
+from systol.console.listing import code_lines, comments
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.binary.reader import load
 from systol_hw.errors import InputError

@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 import json
 
-from systol.commands.registration import Command
+from systol.commands.options.registration import Command
+from systol.console.terminal import print_table, say
 from systol.doctor import examine
-from systol.terminal import print_table, say
 from systol_hw.errors import MissingToolError
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from systol.api import load
-from systol.commands.model_options import (
+from systol.commands.options.model_options import (
     add_compile_arguments,
     compile_and_say,
     compile_options,
     shapes_of,
 )
-from systol.commands.registration import (
+from systol.commands.options.registration import (
     Array,
     Command,
     add_backend,
@@ -23,6 +23,8 @@ from systol.commands.registration import (
     read_arrays,
     read_text,
 )
+from systol.console.stage_status import StageStatus
+from systol.console.terminal import LateProgress, print_table, say
 from systol.evaluation import (
     Score,
     against_labels,
@@ -34,8 +36,6 @@ from systol.execution.ranges import InputRangeWarning
 from systol.execution.session import Device
 from systol.results.result import ModelResult
 from systol.samples import read_inputs
-from systol.stage_status import StageStatus
-from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import import_graph
 from systol_compiler.graph.float_graph import Graph

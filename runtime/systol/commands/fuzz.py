@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from systol.commands.registration import Command, positive
-from systol.terminal import LateProgress, say
+from systol.commands.options.registration import Command, positive
+from systol.console.terminal import LateProgress, say
 from systol_hw.arch import Arch
 from systol_hw.errors import DifferenceError, InputError, MissingToolError
 from systol_sim.fuzz.campaign import DEFAULT_EXECUTORS, Executor, fuzz

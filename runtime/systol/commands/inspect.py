@@ -4,11 +4,11 @@ import argparse
 import json
 
 from systol.api import inspect
-from systol.commands.model_options import add_arch, add_shape_arguments, shapes_of
-from systol.commands.registration import Command
+from systol.commands.options.model_options import add_arch, add_shape_arguments, shapes_of
+from systol.commands.options.registration import Command
+from systol.console.stage_status import StageStatus
+from systol.console.terminal import print_table, say
 from systol.results.compile_tables import inspection_sections
-from systol.stage_status import StageStatus
-from systol.terminal import print_table, say
 from systol_hw.arch import load_arch
 from systol_hw.errors import UnsupportedModelError
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systol.arguments import Parser, did_you_mean
-from systol.commands.registration import Command, require_writable
+from systol.commands.options.registration import Command, require_writable
+from systol.console.arguments import Parser, did_you_mean
+from systol.console.terminal import print_table, say
 from systol.results import tables
-from systol.terminal import print_table, say
 from systol_hw.arch import PRESETS, Arch, dump_arch, load_arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import ConfigurationError, InputError

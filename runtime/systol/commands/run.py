@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from systol.commands.registration import (
+from systol.commands.options.registration import (
     Array,
     Command,
     UsageError,
@@ -20,6 +20,7 @@ from systol.commands.registration import (
     write_arrays,
 )
 from systol.commands.run_text import run_text
+from systol.console.terminal import LateProgress, print_table, say
 from systol.execution.ranges import InputRangeWarning
 from systol.execution.session import Device
 from systol.results import tables
@@ -28,7 +29,6 @@ from systol.results.report import make_report, write_json
 from systol.results.result import ModelResult
 from systol.results.trace import make_trace
 from systol.samples import read_inputs
-from systol.terminal import LateProgress, print_table, say
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.binary.reader import load
 from systol_hw.atomic_file import replacing

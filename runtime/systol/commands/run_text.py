@@ -4,11 +4,11 @@ import argparse
 import json
 from typing import Any
 
-from systol.commands.registration import Array, read_arrays, read_text, write_arrays
+from systol.commands.options.registration import Array, read_arrays, read_text, write_arrays
+from systol.console.terminal import print_table, say
 from systol.device import find_backend
 from systol.program_run import figures, run_program
 from systol.results import tables
-from systol.terminal import print_table, say
 from systol_hw.errors import InputError
 from systol_hw.program_text import parse_program
 

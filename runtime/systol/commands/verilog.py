@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from systol.commands.registration import Command, require_writable
-from systol.stage_status import StageStatus
-from systol.terminal import say
+from systol.commands.options.registration import Command, require_writable
+from systol.console.stage_status import StageStatus
+from systol.console.terminal import say
 from systol_hw.arch import load_arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import MissingToolError

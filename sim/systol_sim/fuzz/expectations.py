@@ -19,9 +19,13 @@ from systol_sim.results import Counters, RunResult
 _ROW = {(amount.unit, amount.name): index for index, amount in enumerate(AMOUNTS)}
 _FETCH = _ROW[Unit.CONTROL, "fetch_bytes"]
 _SHAPED = sorted(
-    index for (unit, name), index in _ROW.items()
-    if not AMOUNTS[index].depends_on_values and index != _FETCH and name != "padding_macs"
+    _ROW[unit, name] for unit, names in {
+        Unit.LOAD: ("host_bytes", "weight_bytes"), Unit.STORE: ("host_bytes", "weight_bytes"),
+        Unit.WEIGHTS: ("weight_bytes", "ub_bytes"), Unit.MATRIX: ("useful_macs",),
+        Unit.VECTOR: ("elements",),
+    }.items() for name in names
 )
+"""The amounts that `shape_products` gives."""
 _CODES = {state.name: state.code for state in UNIT_STATES[Unit.MATRIX]}
 _CATEGORY_CODES = [
     (category.name, [_CODES[name] for name in category.states]) for category in CATEGORIES

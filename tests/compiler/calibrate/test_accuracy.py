@@ -8,8 +8,8 @@ from systol_compiler.calibrate.float_model import FloatModel
 from systol_compiler.calibrate.qdq_export import export_qdq
 from systol_compiler.calibrate.quantizer import quantize
 from systol_compiler.graph.host_session import HostSession
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_compiler.quantized.graph import QuantizedGraph
 from trained_networks import cifar10_images, cifar10_model, imagenet_crops, mobilenet_v2
 

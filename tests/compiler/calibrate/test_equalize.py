@@ -7,9 +7,9 @@ from small_graphs import text_graph
 from small_networks import Array, images, weights
 from systol_compiler.calibrate.equalize import equalize
 from systol_compiler.calibrate.float_model import FloatModel
+from systol_compiler.calibrate.inputs.samples import Samples
 from systol_compiler.calibrate.options import Override, QuantizationOptions
 from systol_compiler.calibrate.quantizer import quantize
-from systol_compiler.calibrate.samples import Samples
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.quantized.evaluate import evaluate
 

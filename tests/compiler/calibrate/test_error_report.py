@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from small_networks import images, residual_network
-from systol_compiler.calibrate.bisect import departures, first_difference
-from systol_compiler.calibrate.error_report import (
+from systol_compiler.calibrate.errors.bisect import departures, first_difference
+from systol_compiler.calibrate.errors.error_report import (
     error_report,
     plot_report,
     print_report,

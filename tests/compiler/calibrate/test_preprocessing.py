@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from systol_compiler.calibrate.images import ImageFolder
-from systol_compiler.calibrate.preprocessing import parse_preprocessing
+from systol_compiler.calibrate.inputs.images import ImageFolder
+from systol_compiler.calibrate.inputs.preprocessing import parse_preprocessing
 from systol_hw.errors import InputError
 
 HERE = Path("images")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from small_graphs import text_graph
-from systol_compiler.calibrate.images import ImageFolder
-from systol_compiler.calibrate.samples import CalibrationData, Samples, random_samples
+from systol_compiler.calibrate.inputs.images import ImageFolder
+from systol_compiler.calibrate.inputs.samples import CalibrationData, Samples, random_samples
 from systol_compiler.graph.float_graph import Graph
 from systol_hw.errors import InputError
 

@@ -8,16 +8,16 @@ from systol_compiler.calibrate.fake_quantization import FakeQuantizedModel
 from systol_compiler.calibrate.float_model import FloatModel
 from systol_compiler.calibrate.grouping import TensorGroup, group_tensors
 from systol_compiler.calibrate.histogram import Distribution
+from systol_compiler.calibrate.inputs.samples import Samples
 from systol_compiler.calibrate.numbering import number_tensors
 from systol_compiler.calibrate.options import QuantizationOptions
 from systol_compiler.calibrate.ranges import choose_range
-from systol_compiler.calibrate.samples import Samples
 from systol_compiler.calibrate.selection import select_ranges
 from systol_compiler.calibrate.statistics import collect
 from systol_compiler.numbers.arithmetic import dequantize, quantize
 from systol_compiler.quantized.build import Numbers
 from systol_compiler.quantized.operator import registry
-from systol_compiler.quantized.partition import Partition, partition
+from systol_compiler.quantized.placement.partition import Partition, partition
 
 Setting = tuple[Partition, tuple[TensorGroup, ...], dict[str, Distribution], Samples]
 

@@ -4,8 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 
 
 def peak_megabytes() -> float:

@@ -9,8 +9,8 @@ from canonical_forms import broken_forms
 from model_corpus import CORPUS, CorpusModel
 from onnx_run import Array, run_model
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 
 HALF = {"float16_model", "half_precision_dynamo", "half_precision_opset13_torchscript"}
 

@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper, parser
 from canonical_forms import broken_forms
 from onnx_run import Array, run_model
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_hw.errors import SystolError, UnsupportedModelError
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from model_corpus import CORPUS
 from model_mutations import mutated
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_hw.errors import SystolError
 
 

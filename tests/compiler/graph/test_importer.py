@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from systol_compiler.graph.importer import import_onnx
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_hw.errors import InputError, SystolError, UnsupportedModelError
 
 CONV = "g (float[N,3,8,8] x) => (float[N,4,6,6] y) { y = Conv(x, w) }"

@@ -11,8 +11,8 @@ import pytest
 from canonical_forms import broken_forms
 from light_models import LIGHT_MODELS, light_input, seeded_light_model
 from onnx_run import run_model
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 
 LARGE = {"vgg19", "bvlc_alexnet", "zfnet512"}
 """More than 200 MB of weights each."""

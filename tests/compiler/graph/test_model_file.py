@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from systol_compiler.graph.importer import import_onnx
-from systol_compiler.graph.model_file import open_model
-from systol_compiler.graph.wire import LEAST_KEPT, strip_weights
+from systol_compiler.graph.reading.importer import import_onnx
+from systol_compiler.graph.reading.model_file import open_model
+from systol_compiler.graph.reading.wire import LEAST_KEPT, strip_weights
 from systol_hw.errors import InputError, UnsupportedModelError
 
 Array = np.ndarray[Any, Any]
@@ -97,7 +97,7 @@ def test_memory_is_far_below_the_weights(tmp_path: Path) -> None:
     path.write_bytes(dense(weight, weight, weight, weight).SerializeToString())
     script = (
         "import sys\n"
-        "from systol_compiler.graph.importer import import_onnx\n"
+        "from systol_compiler.graph.reading.importer import import_onnx\n"
         "from systol_compiler.graph.passes import run_pipeline\n"
         # Not getrusage: it would tell the parent's memory, too.
         "lines = lambda: open('/proc/self/status').read().splitlines()\n"

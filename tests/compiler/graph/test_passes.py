@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import CANONICAL_PIPELINE, run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_hw.errors import InputError
 
 Array = np.ndarray[Any, Any]

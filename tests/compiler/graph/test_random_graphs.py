@@ -7,8 +7,8 @@ from canonical_forms import broken_forms
 from onnx_run import run_model
 from random_models import random_model
 from systol_compiler.graph.float_graph import Graph
-from systol_compiler.graph.importer import import_onnx
 from systol_compiler.graph.passes import run_pipeline
+from systol_compiler.graph.reading.importer import import_onnx
 
 
 def agrees(seed: int, *, every_pass: bool = False) -> Graph:

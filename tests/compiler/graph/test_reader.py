@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnx_run import Array, run_model
 from systol_compiler.graph.float_graph import OPSET, Graph
-from systol_compiler.graph.importer import import_onnx
+from systol_compiler.graph.reading.importer import import_onnx
 from systol_hw.errors import InputError, UnsupportedModelError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_compiler.nests.buffer import Home
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.nests.vector import Binary, Copy

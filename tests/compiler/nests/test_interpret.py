@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from systol_compiler.nests.buffer import Buffer, Home
-from systol_compiler.nests.builder import NestBuilder, byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import NestBuilder, byte_planes, from_byte_planes
 from systol_compiler.nests.interpret import interpret, reduced, wrap32
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest, StoredWeights
 from systol_compiler.nests.nest import Nest

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from systol_compiler.nests import movement
 from systol_compiler.nests.buffer import Home
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building import movement
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.nests.network import LoweredNetwork

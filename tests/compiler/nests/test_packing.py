@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from systol_compiler.nests.packing import Channels, Packing, choose, cycles, step_bytes
+from systol_compiler.nests.building.packing import Channels, Packing, choose, cycles, step_bytes
 from systol_hw.arch import PRESETS
 
 

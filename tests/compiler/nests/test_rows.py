@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from systol_compiler.nests.building.rows import channel_pieces, pieces, row_axis, uniform
 from systol_compiler.nests.operand import Operand
-from systol_compiler.nests.rows import channel_pieces, pieces, row_axis, uniform
 from systol_compiler.nests.view import View, packed_strides
 from systol_compiler.numbers.limits import Array
 

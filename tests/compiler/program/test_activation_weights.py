@@ -5,7 +5,7 @@ import pytest
 
 from operator_cases import codes_of, run_operator
 from quantized_cases import evaluate
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.numbers.limits import Array
 from systol_compiler.program.backend import Choice, build
 from systol_compiler.quantized.graph import MachinePart, QuantizedGraph

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from random_nests import RandomNetwork
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.plan.choices import Choices, Placement, StageChoice
 from systol_compiler.plan.tiling import Cut

@@ -8,7 +8,7 @@ import pytest
 
 from quantized_cases import coded, evaluate, node_graph, quantized_node
 from systol_compiler.compile import batch_of
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.numbers.limits import Array
 from systol_compiler.program.backend import Choice, build

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from systol_compiler.quantized.min_cut import UNBOUNDED, MinCut
+from systol_compiler.quantized.placement.min_cut import UNBOUNDED, MinCut
 
 ARCS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)), max_size=18

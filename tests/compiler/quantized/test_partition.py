@@ -12,7 +12,7 @@ from small_graphs import text_graph
 from systol_compiler.graph.float_graph import Graph, GraphOutput, Node, TensorType
 from systol_compiler.quantized.build import LayerBuilder, MachineNode
 from systol_compiler.quantized.operator import FLOAT32, Operator, Rule
-from systol_compiler.quantized.partition import Partition, Place, partition
+from systol_compiler.quantized.placement.partition import Partition, Place, partition
 from systol_hw.errors import UnsupportedModelError
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.vector import Copy
 from systol_compiler.numbers.arithmetic import saturating_multiplier
 from systol_compiler.numbers.limits import INT16_LIMIT, Array

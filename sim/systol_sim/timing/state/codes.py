@@ -32,7 +32,7 @@ def _states_by_unit(name: str, of: Iterable[Unit]) -> int:
     return base
 
 
-def _amount(unit: Unit, name: str) -> int:
+def amount_row(unit: Unit, name: str) -> int:
     """Row of a unit's amount."""
     (row,) = (i for i, a in enumerate(AMOUNTS) if (a.unit, a.name) == (unit, name))
     return row
@@ -41,7 +41,7 @@ def _amount(unit: Unit, name: str) -> int:
 def _amount_by_port(unit: Unit) -> int:
     """What, added to a memory port's number, is the row of what passes there."""
     (base,) = {
-        _amount(unit, name) - port
+        amount_row(unit, name) - port
         for name, port in (("host_bytes", HOST_PORT), ("weight_bytes", WEIGHT_PORT))
     }
     return base
@@ -75,14 +75,14 @@ FULL = _states_by_unit("full_{}", (Unit.CONTROL,))
 ILLEGAL_INSTRUCTION, ADDRESS = int(FaultCause.ILLEGAL_INSTRUCTION), int(FaultCause.ADDRESS)
 TOKEN_OVERFLOW, WATCHDOG = int(FaultCause.TOKEN_OVERFLOW), int(FaultCause.WATCHDOG)
 
-A_FETCH = _amount(Unit.CONTROL, "fetch_bytes")
+A_FETCH = amount_row(Unit.CONTROL, "fetch_bytes")
 A_LOAD, A_STORE = _amount_by_port(Unit.LOAD), _amount_by_port(Unit.STORE)
 """With a memory port's number."""
-A_WEIGHTS = _amount(Unit.WEIGHTS, "weight_bytes")
-A_WEIGHTS_UB = _amount(Unit.WEIGHTS, "ub_bytes")
-A_USEFUL = _amount(Unit.MATRIX, "useful_macs")
-A_PADDING = _amount(Unit.MATRIX, "padding_macs")
-A_ELEMENTS = _amount(Unit.VECTOR, "elements")
+A_WEIGHTS = amount_row(Unit.WEIGHTS, "weight_bytes")
+A_WEIGHTS_UB = amount_row(Unit.WEIGHTS, "ub_bytes")
+A_USEFUL = amount_row(Unit.MATRIX, "useful_macs")
+A_PADDING = amount_row(Unit.MATRIX, "padding_macs")
+A_ELEMENTS = amount_row(Unit.VECTOR, "elements")
 
 P_CYCLES, P_USED = _scalar("cycles"), _scalar("peak_weight_fifo")
 P_BUFFERED, P_HELD = _scalar("peak_store_buffer"), _scalar("peak_vector_rows")

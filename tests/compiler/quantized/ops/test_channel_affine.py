@@ -11,7 +11,7 @@ from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.graph import QuantizedGraph
 from systol_compiler.quantized.layer import Order
-from systol_compiler.quantized.ops.channel_affine import ChannelAffine, add_channel_affine
+from systol_compiler.quantized.ops.pointwise.channel_affine import ChannelAffine, add_channel_affine
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

@@ -6,7 +6,7 @@ import pytest
 from operator_cases import built, layer_builder, ordered
 from quantized_cases import check, lowered
 from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.ops.channel_scale import ChannelScale, add_channel_scale
+from systol_compiler.quantized.ops.pointwise.channel_scale import ChannelScale, add_channel_scale
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from operator_cases import built, layer_builder, ordered, real_of
 from quantized_cases import check, evaluate, random_inputs
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
@@ -18,7 +18,11 @@ from systol_compiler.program.backend import Choice, build
 from systol_compiler.quantized.graph import MachinePart
 from systol_compiler.quantized.layer import Order
 from systol_compiler.quantized.lowering import lower
-from systol_compiler.quantized.ops.channel_sets import ChannelSets, add_channel_sets, band_of
+from systol_compiler.quantized.ops.reductions.channel_sets import (
+    ChannelSets,
+    add_channel_sets,
+    band_of,
+)
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError, UnsupportedModelError
 from systol_sim import simulator

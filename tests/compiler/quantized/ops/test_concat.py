@@ -9,11 +9,11 @@ from quantized_cases import check, lowered
 from systol_compiler.nests.network import LoweredNetwork
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder, Numbers
-from systol_compiler.quantized.ops.concat import Concat
+from systol_compiler.quantized.ops.moves.concat import Concat
+from systol_compiler.quantized.ops.moves.reshape import Reshape
+from systol_compiler.quantized.ops.moves.slice import Range, add_slices
+from systol_compiler.quantized.ops.moves.transpose import Transpose
 from systol_compiler.quantized.ops.rescale import add_rescale
-from systol_compiler.quantized.ops.reshape import Reshape
-from systol_compiler.quantized.ops.slice import Range, add_slices
-from systol_compiler.quantized.ops.transpose import Transpose
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

@@ -12,8 +12,8 @@ from quantized_cases import check, coded, node_graph, quantized_node, real, run_
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.graph import QuantizedGraph
-from systol_compiler.quantized.ops.channel_affine import ChannelAffine
-from systol_compiler.quantized.ops.conv import OPERATORS, Conv
+from systol_compiler.quantized.ops.pointwise.channel_affine import ChannelAffine
+from systol_compiler.quantized.ops.products.conv import OPERATORS, Conv
 
 (CONV,) = OPERATORS
 

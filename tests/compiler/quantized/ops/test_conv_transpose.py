@@ -12,7 +12,7 @@ from quantized_cases import check, coded, node_graph, quantized_node, real, run_
 from systol_compiler.graph.float_graph import Graph
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.graph import QuantizedGraph
-from systol_compiler.quantized.ops.conv_transpose import OPERATORS, ConvTranspose, phases
+from systol_compiler.quantized.ops.products.conv_transpose import OPERATORS, ConvTranspose, phases
 
 (TRANSPOSED,) = OPERATORS
 

@@ -4,7 +4,7 @@ import pytest
 
 from node_cases import Case
 from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.ops.depth_to_space import PixelShuffle
+from systol_compiler.quantized.ops.moves.depth_to_space import PixelShuffle
 from systol_hw.errors import InputError
 
 

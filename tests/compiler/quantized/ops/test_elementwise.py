@@ -12,7 +12,7 @@ from quantized_cases import check, graph_of
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import Numbers
-from systol_compiler.quantized.ops.elementwise import Elementwise, multipliers_of
+from systol_compiler.quantized.ops.pointwise.elementwise import Elementwise, multipliers_of
 from systol_hw.errors import InputError
 
 

@@ -7,7 +7,7 @@ from node_cases import Case
 from quantized_cases import lowered
 from systol_compiler.graph.float_graph import Graph, Node, TensorType
 from systol_compiler.nests.matrix import MatrixNest
-from systol_compiler.quantized.ops.gather import constant_indices, repetitions, spans
+from systol_compiler.quantized.ops.moves.gather import constant_indices, repetitions, spans
 from systol_hw.arch import PRESETS
 
 

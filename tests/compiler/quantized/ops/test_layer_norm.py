@@ -6,8 +6,8 @@ import pytest
 from node_cases import Case
 from operator_cases import Result, run_operator
 from systol_compiler.numbers.limits import Array
-from systol_compiler.quantized.ops.channel_affine import ChannelAffine
-from systol_compiler.quantized.ops.turn import Turn
+from systol_compiler.quantized.ops.moves.turn import Turn
+from systol_compiler.quantized.ops.pointwise.channel_affine import ChannelAffine
 from systol_hw.arch import PRESETS, Arch
 
 NANO = [PRESETS["nano"]]

@@ -23,7 +23,7 @@ from quantized_cases import (
 )
 from systol_compiler.graph.float_graph import Graph, GraphOutput, Node, TensorType
 from systol_compiler.nests.buffer import Home
-from systol_compiler.nests.builder import NestBuilder
+from systol_compiler.nests.building.builder import NestBuilder
 from systol_compiler.nests.interpret import interpret
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.nests.network import LoweredNetwork
@@ -32,7 +32,7 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder, MachineNode, Numbers
 from systol_compiler.quantized.graph import QuantizedGraph
 from systol_compiler.quantized.operator import registry
-from systol_compiler.quantized.ops.linear import OPERATORS, Linear
+from systol_compiler.quantized.ops.products.linear import OPERATORS, Linear
 
 (GEMM,) = OPERATORS
 MATMUL = registry()["MatMul"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from node_cases import Case
 from operator_cases import run_operator
 from systol_compiler.quantized.graph import MachinePart
-from systol_compiler.quantized.ops.lrn import neighbours
-from systol_compiler.quantized.ops.lrn_precision import LARGEST_ERROR, Response, Widths
+from systol_compiler.quantized.ops.reductions.lrn import neighbours
+from systol_compiler.quantized.ops.reductions.lrn_precision import LARGEST_ERROR, Response, Widths
 from systol_hw.arch import PRESETS
 
 NANO = [PRESETS["nano"]]

@@ -22,7 +22,7 @@ from systol_compiler.nests.matrix import ActivationWeights, MatrixNest
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.layer import Order
-from systol_compiler.quantized.ops.matmul import MatMulLayer, add_matmul, product_shape
+from systol_compiler.quantized.ops.products.matmul import MatMulLayer, add_matmul, product_shape
 from systol_hw.arch import PRESETS
 from systol_hw.errors import UnsupportedModelError
 

@@ -10,7 +10,7 @@ from systol_compiler.graph.float_graph import Graph, Node, TensorType
 from systol_compiler.nests.vector import Fill, VectorNest
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.ops.pad import Pad, short_pads
+from systol_compiler.quantized.ops.moves.pad import Pad, short_pads
 from systol_compiler.quantized.ops.rescale import add_rescale
 from systol_hw.arch import PRESETS
 

@@ -24,7 +24,7 @@ from systol_compiler.graph.float_graph import Graph
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.graph import QuantizedGraph
-from systol_compiler.quantized.ops.pool import OPERATORS, AveragePool, MaxPool, Pool
+from systol_compiler.quantized.ops.reductions.pool import OPERATORS, AveragePool, MaxPool, Pool
 
 MAX, AVERAGE = OPERATORS
 

@@ -7,8 +7,8 @@ import pytest
 
 from quantized_cases import evaluate, random_inputs
 from random_operators import RandomGraph
-from systol_compiler.nests import movement
-from systol_compiler.nests.builder import byte_planes, from_byte_planes
+from systol_compiler.nests.building import movement
+from systol_compiler.nests.building.builder import byte_planes, from_byte_planes
 from systol_compiler.program.backend import Choice, build
 from systol_compiler.quantized.graph import MachinePart
 from systol_compiler.quantized.lowering import lower

@@ -7,9 +7,9 @@ from operator_cases import built, layer_builder, real_of
 from quantized_cases import evaluate
 from systol_compiler.numbers.limits import INT16_LIMIT
 from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.ops.expression import Expression, Step
-from systol_compiler.quantized.ops.ranged_sum import add_ranged, ranges
-from systol_compiler.quantized.ops.row_reduce import add_sum
+from systol_compiler.quantized.ops.pointwise.expression import Expression, Step
+from systol_compiler.quantized.ops.reductions.ranged_sum import add_ranged, ranges
+from systol_compiler.quantized.ops.reductions.row_reduce import add_sum
 
 
 @pytest.mark.parametrize(

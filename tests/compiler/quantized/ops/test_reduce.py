@@ -9,8 +9,8 @@ import pytest
 from node_cases import Case
 from operator_cases import run_operator
 from systol_compiler.quantized.operator import registry
-from systol_compiler.quantized.ops.reduce import constant_axes
-from systol_compiler.quantized.ops.row_reduce import RowSum
+from systol_compiler.quantized.ops.reductions.reduce import constant_axes
+from systol_compiler.quantized.ops.reductions.row_reduce import RowSum
 from systol_hw.arch import PRESETS
 
 NANO = [PRESETS["nano"]]

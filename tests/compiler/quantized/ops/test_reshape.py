@@ -15,14 +15,14 @@ from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import Numbers
 from systol_compiler.quantized.graph import QuantizedGraph
-from systol_compiler.quantized.ops.rescale import add_rescale
-from systol_compiler.quantized.ops.reshape import (
+from systol_compiler.quantized.ops.moves.reshape import (
     Reshape,
     common_shape,
     groups,
     regrouped_order,
 )
-from systol_compiler.quantized.ops.transpose import Transpose
+from systol_compiler.quantized.ops.moves.transpose import Transpose
+from systol_compiler.quantized.ops.rescale import add_rescale
 from systol_hw.arch import PRESETS
 
 Shape = tuple[int, ...]

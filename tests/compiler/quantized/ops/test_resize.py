@@ -7,7 +7,7 @@ import pytest
 
 from node_cases import Case
 from quantized_cases import lowered
-from systol_compiler.quantized.ops.resize import COORDINATES
+from systol_compiler.quantized.ops.moves.resize import COORDINATES
 from systol_hw.arch import PRESETS
 
 FACTORS = ((2, 2), (3, 1), (1.5, 2.6), (0.5, 0.7), (4, 0.25))

@@ -13,7 +13,7 @@ from quantized_cases import ARCHS, check, lowered
 from systol_compiler.nests.matrix import MatrixNest
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.layer import Order
-from systol_compiler.quantized.ops.row_reduce import (
+from systol_compiler.quantized.ops.reductions.row_reduce import (
     RowSum,
     add_extremum,
     add_sum,

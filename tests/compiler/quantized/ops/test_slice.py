@@ -7,7 +7,7 @@ from node_cases import Case
 from quantized_cases import lowered
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import Numbers
-from systol_compiler.quantized.ops.slice import Slice
+from systol_compiler.quantized.ops.moves.slice import Slice
 from systol_hw.arch import PRESETS
 
 

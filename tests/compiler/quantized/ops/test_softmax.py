@@ -12,7 +12,7 @@ from systol_compiler.graph.float_graph import Graph, GraphOutput, Node, TensorTy
 from systol_compiler.numbers.limits import Array
 from systol_compiler.quantized.build import Numbers
 from systol_compiler.quantized.operator import registry
-from systol_compiler.quantized.ops.ranged_sum import ranges
+from systol_compiler.quantized.ops.reductions.ranged_sum import ranges
 from systol_hw.arch import PRESETS
 
 NANO = [PRESETS["nano"]]

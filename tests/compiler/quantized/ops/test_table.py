@@ -8,8 +8,8 @@ from quantized_cases import lowered
 from systol_compiler.nests.vector import Table as TableOperation
 from systol_compiler.nests.vector import VectorNest
 from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.ops.expression import EXPANDED, UNARY, Expression, Step
-from systol_compiler.quantized.ops.table import Table, tabulated
+from systol_compiler.quantized.ops.pointwise.expression import EXPANDED, UNARY, Expression, Step
+from systol_compiler.quantized.ops.pointwise.table import Table, tabulated
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

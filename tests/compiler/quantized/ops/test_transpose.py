@@ -9,8 +9,8 @@ from node_cases import Case
 from operator_cases import built, layer_builder, ordered
 from quantized_cases import check, lowered
 from systol_compiler.numbers.tensor import QTensor
+from systol_compiler.quantized.ops.moves.transpose import Transpose
 from systol_compiler.quantized.ops.rescale import add_rescale
-from systol_compiler.quantized.ops.transpose import Transpose
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

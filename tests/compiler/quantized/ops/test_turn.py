@@ -5,7 +5,7 @@ import pytest
 from operator_cases import built, layer_builder, ordered
 from quantized_cases import check, lowered
 from systol_compiler.numbers.tensor import QTensor
-from systol_compiler.quantized.ops.turn import Turn, turned
+from systol_compiler.quantized.ops.moves.turn import Turn, turned
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
 

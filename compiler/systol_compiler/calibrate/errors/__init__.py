@@ -1,0 +1,1 @@
+"""Where quantization errs: by layer, and which layer is to blame."""

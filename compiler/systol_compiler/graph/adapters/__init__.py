@@ -1,0 +1,1 @@
+"""Nodes of older operator sets and special forms, rewritten as they are read."""

@@ -1,0 +1,1 @@
+"""Canonical forms: passes that bring what says the same to one form."""

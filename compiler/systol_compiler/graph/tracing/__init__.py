@@ -1,0 +1,1 @@
+"""What is known of a graph while it is read: names in scope, tensors, values, blockers."""

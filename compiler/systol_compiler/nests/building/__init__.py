@@ -1,0 +1,1 @@
+"""What makes nests: the builder, and a module for each kind of product or copy."""

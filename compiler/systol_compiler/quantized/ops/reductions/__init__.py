@@ -1,0 +1,1 @@
+"""Operators over windows, axes and neighbouring channels."""

@@ -1,0 +1,1 @@
+"""Which nodes the machine computes, and which the host."""

@@ -1,0 +1,1 @@
+"""Options that several commands have, and how a command is registered."""

@@ -1,0 +1,1 @@
+"""What commands share on the command line: arguments, output, progress, listings."""
