@@ -6,6 +6,10 @@ from functools import cached_property
 
 from systol_compiler.nests.buffer import Buffer, Home
 from systol_compiler.nests.nest import Nest
+from systol_compiler.text.arrays import Arrays
+from systol_compiler.text.form import Printer
+from systol_compiler.text.statement import wrapped
+from systol_compiler.text.tokens import quote
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,8 +70,14 @@ class LoweredNetwork:
             for name in nest.constants:
                 assert self.buffers[name].home is Home.CONSTANT, (nest.name, name)
 
-    def __str__(self) -> str:
-        lines = [f"lowered {self.name!r}, groups of {self.images} images {{"]
-        lines += [f"  {buffer}" for buffer in self.buffers.values()]
-        lines += [f"  {nest}" for nest in self.nests]
+    def text(self, arrays: Arrays | None = None) -> str:
+        """The network as text, which `levels.lowered.read_lowered` reads; `arrays` takes up the
+        larger arrays, to which the text refers by digest."""
+        printer = Printer(arrays)
+        lines = [f"lowered {quote(self.name)} images={self.images} {{"]
+        lines += [wrapped(buffer.text_parts(printer)) for buffer in self.buffers.values()]
+        lines += [wrapped(nest.text_parts(printer)) for nest in self.nests]
         return "\n".join([*lines, "}"])
+
+    def __str__(self) -> str:
+        return self.text()

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from systol_compiler.graph.float_graph import Graph, Node
+from systol_compiler.quantized.layer import Layer
 
 if TYPE_CHECKING:
     from systol_compiler.quantized.build import LayerBuilder
@@ -139,6 +140,21 @@ def registry() -> dict[str, Operator]:
                 assert name not in table, f"two modules have operator {name}"
                 table[name] = operator
     return table
+
+
+@cache
+def layer_kinds() -> dict[str, type[Layer]]:
+    """The classes of layers by the word of their text: all that are declared anywhere."""
+    registry()
+    kinds: dict[str, type[Layer]] = {}
+    waiting = list(Layer.__subclasses__())
+    while waiting:
+        found = waiting.pop()
+        waiting += found.__subclasses__()
+        if "kind" in vars(found):
+            assert found.kind not in kinds or kinds[found.kind] is found, found.kind
+            kinds[found.kind] = found
+    return kinds
 
 
 def float32_tensors(node: Node, graph: Graph) -> str | None:

@@ -115,11 +115,6 @@ class Nearest(Move):
     def batched(self, tensors: Tensors) -> bool:
         return not self.maps[0]
 
-    def details(self) -> str:
-        return " ".join(
-            f"{axis}:{len(indices)}" for axis, indices in enumerate(self.maps) if indices
-        )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interpolate(Layer):
@@ -226,9 +221,6 @@ class Interpolate(Layer):
 
     def batched(self, tensors: Tensors) -> bool:
         return self.axis != 0 and super().batched(tensors)
-
-    def details(self) -> str:
-        return f"axis={self.axis} total={self.total}>>{self.shift}"
 
 
 def _along(view: View, axis: int, indices: Sequence[int]) -> View:
