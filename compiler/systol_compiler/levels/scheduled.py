@@ -55,7 +55,7 @@ def _numbered(text: str) -> list[tuple[str, list[Word]]]:
 
 
 def _nest(line: str, head: Word, nests: Mapping[str, Nest]) -> Nest:
-    reader = Reader(line)
+    reader = Reader(line, line=head.line)
     reader.expect("nest")
     name = reader.string()
     if name not in nests or reader.here.kind != "end":

@@ -63,7 +63,7 @@ class _Draft:
     def stage(self) -> None:
         reader, time = self.reader, len(self.stages)
         token = reader.expect("stage")
-        names = read_strings(reader)
+        names = [] if reader.accept("none") else read_strings(reader)
         if len(set(names)) != len(names) or not self.places.keys() >= set(names):
             raise reader.error("nests of the network stand here, each once, unlike in", token)
         stage = Stage(nests=tuple(self.places[name] for name in names))

@@ -54,7 +54,7 @@ class GroupPlan:
         lines = [f"tiled {name} images={images} residency={residency} {{"]
         for time, (tiled, tasks) in enumerate(zip(self.stages, self.tasks, strict=True)):
             nests = ", ".join(quote(self.network.nests[i].name) for i in tiled.stage.nests)
-            head = [f"stage {nests}"]
+            head = [f"stage {nests or 'none'}"]
             if time in self.cuts:
                 head.append(f"cut {form_of(Cut).show(self.cuts[time], printer)}")
             lines.append(wrapped([*head, *show_fields(tiled, printer, STAGE_HEAD)]))

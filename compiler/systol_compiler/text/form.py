@@ -14,6 +14,7 @@ from systol_hw.errors import InputError
 
 _MOST_DEPTH = 40
 _MOST_ELEMENTS = 1 << 24
+_MOST_STEPS = 1 << 20
 
 
 class Printer:
@@ -36,17 +37,19 @@ class Reader:
         What the text refers to by digest.
     known
         What it refers to by name, by class: the nests of a plan, for example.
+    line
+        Number of its first line, where it is a part of a longer text.
     """
 
     def __init__(
         self, text: str, arrays: Mapping[str, Any] | None = None,
-        known: Mapping[type, Mapping[str, Any]] | None = None,
+        known: Mapping[type, Mapping[str, Any]] | None = None, line: int = 1,
     ) -> None:
-        self.tokens = Tokens(text)
+        self.tokens = Tokens(text, line)
         self.arrays = arrays or {}
         self.known = known or {}
         self._depth = 0
-        self._elements = 0
+        self._elements = self._steps = 0
 
     @property
     def here(self) -> Token:
@@ -105,12 +108,20 @@ class Reader:
         raise self.error("expected %name or none, found")
 
     def spend(self, elements: int, token: Token) -> None:
-        """Count elements that a text stands for without writing them out; they are bounded."""
+        """Count array elements that a text has without writing them out; they are bounded."""
         self._elements += elements
         if self._elements > _MOST_ELEMENTS:
             raise self.error(
-                f"ranges and repeated numbers of a text may stand for {_MOST_ELEMENTS} elements in "
-                "all, which this exceeds", token,
+                f"repeated elements of a text may be {_MOST_ELEMENTS} in all, more than with", token
+            )
+
+    def step(self, numbers: int, token: Token) -> None:
+        """Count numbers that ranges stand for; they are bounded."""
+        self._steps += numbers
+        if self._steps > _MOST_STEPS:
+            raise self.error(
+                f"ranges of a text may stand for {_MOST_STEPS} numbers in all, fewer than with",
+                token,
             )
 
     @contextmanager

@@ -22,7 +22,7 @@ from systol_compiler.text.array_form import ArrayForm
 from systol_compiler.text.form import Form, Printer, Reader
 from systol_compiler.text.tokens import quote
 
-_LEAST_RUN = 4
+_LEAST_RUN = 6
 """Numbers in equal steps from which on a range stands for them."""
 
 
@@ -174,7 +174,7 @@ def _continue(reader: Reader, values: list[int]) -> None:
             "two numbers must stand before a range, and equal steps must lead to its last one",
             token,
         )
-    reader.spend((last - values[-1]) // step, token)
+    reader.step((last - values[-1]) // step, token)
     values.extend(range(values[-1] + step, last + (1 if step > 0 else -1), step))
 
 

@@ -42,15 +42,19 @@ class Token:
 
 
 class Tokens:
-    """The tokens of a text in order, with two of them to look at ahead."""
+    """The tokens of a text in order, with two of them to look at ahead.
 
-    def __init__(self, text: str) -> None:
+    `line` is the number of its first line, where it is a part of a longer text.
+    """
+
+    def __init__(self, text: str, line: int = 1) -> None:
         if len(text) > MOST_CHARACTERS:
             raise InputError(
                 f"a level's text has at most {MOST_CHARACTERS} characters, but this one has "
                 f"{len(text)}; take the level of a smaller part"
             )
         self.text = text
+        self._line = line
         self._at = 0
         self.here = self._next()
         """The token that is next."""
@@ -65,7 +69,7 @@ class Tokens:
     def error(self, message: str, token: Token | None = None) -> InputError:
         """An error at a token (by default the next one): line and column from 1 on."""
         token = token or self.here
-        line = self.text.count("\n", 0, token.at) + 1
+        line = self.text.count("\n", 0, token.at) + self._line
         column = token.at - (self.text.rfind("\n", 0, token.at) + 1) + 1
         found = "the end of the text" if token.kind == "end" else shown(token.text)
         return InputError(f"line {line}, column {column}: {message}: {found}")
