@@ -23,10 +23,15 @@ Check = Callable[[Node, Graph], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """`check`'s docstring is the text of the rule; `remedy` says what the author can do."""
+    """`check`'s docstring is the text of the rule; `remedy` says what the author can do.
+
+    A `preference` says what costs less, not what the machine can do: strict compilation does not
+    ask it.
+    """
 
     check: Check
     remedy: str
+    preference: bool = False
 
     @property
     def text(self) -> str:
@@ -117,10 +122,13 @@ class Operator:
     passes: int = 1
     channel_axis: int = -1
 
-    def broken(self, node: Node, graph: Graph) -> tuple[Rule, str] | None:
-        """The first rule that `node` breaks, and the value that breaks it."""
+    def broken(
+        self, node: Node, graph: Graph, *, strict: bool = False
+    ) -> tuple[Rule, str] | None:
+        """The first rule that `node` breaks, and the value that breaks it; with `strict` none that
+        is a preference."""
         for rule in self.rules:
-            value = rule.check(node, graph)
+            value = None if strict and rule.preference else rule.check(node, graph)
             if value is not None:
                 return rule, value
         return None

@@ -446,7 +446,8 @@ def declared(kind: Any) -> dict[str, tuple["Field[Any]", Form]]:
 def show_fields(value: Any, printer: Printer, given: Sequence[str] = ()) -> list[str]:
     """`field=value` for each field that has not its default, but those in `given`."""
     texts = []
-    for name, (item, form) in declared(type(value)).items():
+    kind: Any = type(value)
+    for name, (item, form) in declared(kind).items():
         if name not in given:
             held = getattr(value, name)
             if not _is_default(item, held):
