@@ -31,7 +31,7 @@ TINY = dataclasses.replace(PRESETS["nano"], name="tiny", ub_bytes=8192)
 MACHINES = (PRESETS["edge16"], PRESETS["edge32"], PRESETS["nano"], TINY)
 
 HOST_ALONE = {
-    "argmax_dynamo", "argmax_opset7", "cumsum_host", "resize_cubic_host",
+    "argmax_dynamo", "argmax_opset7", "cumsum_host",
     "squeeze_unsqueeze_opset11", "topk_host", "where_computed_mask",
 }
 """Models of which the machine can run nothing: the host runs them whole."""

@@ -137,9 +137,9 @@ def test_a_model_for_the_host_alone_compiles_and_says_so(
     assert "'best' (ArgMax)" in capsys.readouterr().err and not binary.exists()
     # No calibration: there is nothing to quantize.
     assert run("compile", path, "-o", binary) == 0
-    out = capsys.readouterr().out
-    assert "the machine has nothing to run: the host runs the whole model" in out
-    assert re.search(r"host segments +1\n", out)
+    said = capsys.readouterr()
+    assert "the machine has nothing to run: the host runs the whole model" in said.err
+    assert re.search(r"host segments +1\n", said.out)
     assert run("check", binary) == 0
     x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

@@ -372,7 +372,7 @@ def moves() -> None:
     add("resize_linear_align_corners",
         'y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , s)',
         opset=13, s=np.array([1, 1, 2, 2], np.float32), covers=["Resize linear align_corners"])
-    add("resize_cubic_host", 'y = Resize<mode="cubic">(x, , s)', opset=13,
+    add("resize_cubic", 'y = Resize<mode="cubic">(x, , s)', opset=13,
         s=np.array([1, 1, 2, 2], np.float32), covers=["Resize cubic"])
     add("grid_of_noops", 'i = Identity(x) d = Dropout(i) c = Cast<to=1>(d) k = Concat<axis=1>(c)'
         " s = Sum(k) p = Pad(s, z) t = Transpose<perm=[0,1,2,3]>(p) y = Conv(t, w)", opset=13,
