@@ -430,7 +430,7 @@ def _add_cubic(
     """The sums of the first two and of the last two neighbours, and their sum."""
     indices, weights = cubic_taps(node, places, source.shape[axis])
     step = _finer(source, node, places, source.shape[axis])
-    halves = []
+    halves: list[QTensor] = []
     for first in (0, 2):
         half = builder.inner(output.shape, step, 0, 16)
         total, shift = total_of(source, half, float(np.abs(weights[first : first + 2]).max()))
@@ -443,7 +443,7 @@ def _add_cubic(
             )
         )
         halves.append(half)
-    add_elementwise(builder, "Add", *halves, output, suffix="sum")
+    add_elementwise(builder, "Add", halves[0], halves[1], output, suffix="sum")
 
 
 def cubic_taps(node: Node, places: Array, size: int) -> tuple[Array, Array]:
