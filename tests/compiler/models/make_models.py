@@ -520,9 +520,19 @@ def layouts() -> None:
         covers=["NHWC"])
 
 
+def volumes() -> None:
+    """Convolutions over three dimensions, as video networks have them."""
+    add("conv3d_bn_relu",
+        "c = Conv<pads=[1,1,1,1,1,1]>(x, w, b) n = BatchNormalization(c, ng, nb, nm, nv)"
+        " r = Relu(n) d = Conv<strides=[2,2,2], dilations=[1,1,1], pads=[1,0,0,0,1,0]>(r, v)"
+        " y = Relu(d)",
+        inputs="float[2,3,6,8,8] x", w=f(6, 3, 3, 3, 3), b=f(6), **norm(6),
+        v=f(5, 6, 2, 3, 1), opset=15, covers=["Conv 3-D"])
+
+
 def main() -> None:
     for part in (windows, products, elementwise, activations, normalizations, moves, computed,
-                 layouts):
+                 layouts, volumes):
         part()
     update_index(ROWS, {"hand"})
 
