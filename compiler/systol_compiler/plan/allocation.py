@@ -99,6 +99,9 @@ class Allocation:
             for item in self.requests
         ]
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Overflow:
