@@ -10,7 +10,6 @@ from typing import Any, Final
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.binary.network import (
     Binding,
-    HostSegment,
     LayerRange,
     MachineSegment,
     ModelInput,
@@ -168,7 +167,7 @@ def compile_quantized(
     details: dict[str, dict[str, Any]] = {}
     for part in graph.parts:
         if isinstance(part, HostLayer):
-            segments.append(_host_segment(part))
+            segments.append(part)
             continue
         result = _compile_part(graph, part, arch, options)
         see("lowered", result.plan.network)
@@ -229,27 +228,20 @@ def emit_level(level: str, model: ModelSource, **arguments: Any) -> str:
     """
     if level not in LEVELS:
         raise InputError(f"no level is called {level!r}; levels are {', '.join(LEVELS)}")
-    texts: list[str] = []
+    seen: list[object] = []
 
     def collect(name: str, value: object) -> None:
         if level == "graph" and isinstance(value, Graph):
-            texts[:] = [str(value)]  # the last pass's is the level
+            seen[:] = [value]  # the last pass's is the level
         elif level == name:
-            texts.append(str(value))
+            seen.append(value)
 
     compile_model(model, observer=collect, **arguments)
-    return "\n".join(texts)
+    return "\n".join(map(str, seen))
 
 
 def _ignore(name: str, value: object) -> None:
     """The observer of those who want none."""
-
-
-def _host_segment(layer: HostLayer) -> HostSegment:
-    return HostSegment(
-        name=layer.name, inputs=layer.inputs, outputs=layer.outputs, model=layer.model,
-        operators=layer.operators, reason=layer.reason, source_nodes=layer.source_nodes,
-    )
 
 
 def _machine_segment(part: MachinePart, result: BackendResult) -> MachineSegment:

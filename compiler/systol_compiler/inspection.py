@@ -97,7 +97,9 @@ def inspect_model(
             blockers=tuple(_sentences(error)),
         )
     parts = partition(graph, strict=strict, refuse=False)
-    refused = tuple(str(row) for row in parts.placed if row.place is Place.REFUSED)
+    # What strict compilation would refuse.
+    kinds = (Place.REFUSED, Place.HOST) if strict else (Place.REFUSED,)
+    refused = tuple(str(row) for row in parts.placed if row.place in kinds)
     return Inspection(
         name=parts.graph.name,
         nodes=tuple(node_rows(nodes, parts.placed)),

@@ -11,6 +11,8 @@ import pytest
 
 import systol
 from systol import bundled, cli
+from systol_compiler.levels.quantized import read_quantized
+from systol_compiler.text.arrays import Arrays
 from systol_hw.errors import InputError
 
 Captured = pytest.CaptureFixture[str]
@@ -105,6 +107,70 @@ def test_levels_are_printed_and_no_binary_is_written(
     assert run("compile", model, "--calibration", calibration, "--emit", level) == 0
     assert text in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [calibration]
+
+
+def test_a_level_and_its_arrays_can_be_read_again(
+    tmp_path: Path, calibration: Path, capsys: Captured
+) -> None:
+    model, arrays = bundled.model_path("mnist_mlp"), tmp_path / "arrays.npz"
+    command = ("compile", model, "--calibration", calibration, "--arrays", arrays)
+    assert run(*command) == InputError.exit_status
+    assert "give --emit LEVEL as well" in capsys.readouterr().err
+    assert run(*command, "--emit", "quantized") == 0
+    graph = read_quantized(capsys.readouterr().out, Arrays.load(arrays))
+    assert [layer.kind for layer in graph.machine_layers] == ["linear"] * 3
+    assert graph.machine_layers[0].macs == 784 * 256
+
+
+def test_a_model_for_the_host_alone_compiles_and_says_so(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    value_info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("ArgMax", ["x"], ["y"], name="best", axis=1, keepdims=0)], "g",
+        [value_info("x", onnx.TensorProto.FLOAT, [2, 5])],
+        [value_info("y", onnx.TensorProto.INT64, [2])],
+    )
+    path, binary = tmp_path / "m.onnx", tmp_path / "m.elf"
+    onnx.save(onnx.helper.make_model(graph, ir_version=8), path)
+    assert run("compile", path, "--strict", "-o", binary) == 4
+    assert "'best' (ArgMax)" in capsys.readouterr().err and not binary.exists()
+    # No calibration: there is nothing to quantize.
+    assert run("compile", path, "-o", binary) == 0
+    said = capsys.readouterr()
+    assert "the machine has nothing to run: the host runs the whole model" in said.err
+    assert re.search(r"host segments +1\n", said.out)
+    assert run("check", binary) == 0
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    capsys.readouterr()
+    assert run("run", binary, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npz") == 0
+    with np.load(tmp_path / "y.npz") as outputs:
+        np.testing.assert_array_equal(outputs["y"], x.argmax(axis=1))
+    assert run("inspect", path) == 0 and run("inspect", path, "--strict") == 4
+
+
+def test_strict_puts_a_last_softmax_on_the_machine(tmp_path: Path) -> None:
+    """At the end of a model the host is preferred for it, which strict compilation does not ask."""
+    model = onnx.load(bundled.model_path("mnist_mlp"))
+    model.graph.node.append(
+        onnx.helper.make_node("Softmax", ["logits"], ["p"], name="softmax", axis=1)
+    )
+    model.graph.output[0].name = "p"
+    samples = {"image": bundled.calibration_images()[:50]}
+    places = {}
+    for strict in (False, True):
+        compiled = systol.compile(
+            model.SerializeToString(), arch="edge16", calibration=samples, strict=strict
+        )
+        places[strict] = [
+            row["place"] for row in compiled.report["nodes"] if row["node"] == "softmax"
+        ]
+        images, labels = bundled.test_images()
+        found = systol.Device("sim").run(compiled, {"image": images[:40]}).outputs["p"]
+        assert (found.argmax(axis=1) == labels[:40]).mean() > 0.9
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=0.1)
+    assert places == {False: ["host"], True: ["machine"]}
 
 
 def test_a_model_without_calibration_is_refused(tmp_path: Path, capsys: Captured) -> None:

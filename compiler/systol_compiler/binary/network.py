@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from systol_compiler.graph.float_graph import TensorType
 from systol_compiler.numbers.tensor import QTensor
+from systol_compiler.quantized.host import HostLayer
 from systol_hw.arch import Arch
 from systol_hw.program import Program
 
@@ -75,32 +76,9 @@ class MachineSegment:
         return found[0] if found else None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class HostSegment:
-    """What ONNX Runtime computes, in real numbers.
-
-    Attributes
-    ----------
-    inputs, outputs
-        Names of real tensors: the ONNX model's inputs and outputs, in its order.
-    model
-        The serialized ModelProto, in the form that `host_graph.canonical` gives.
-    operators
-        Operators inside, each once.
-    reason
-        Why they are on the host.
-    source_nodes
-        Names of the model's nodes.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    model: bytes
-    operators: tuple[str, ...]
-    reason: str
-    source_nodes: tuple[str, ...]
-
+HostSegment: TypeAlias = HostLayer
+"""What ONNX Runtime computes between programs: a host layer as it is, its `model` in the form that
+`host_graph.canonical` gives."""
 
 Segment: TypeAlias = MachineSegment | HostSegment
 

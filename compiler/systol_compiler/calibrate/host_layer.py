@@ -32,26 +32,28 @@ def build_host_layer(
     )
 
 
-def constant_layer(graph: Graph, name: str, tensors: Sequence[str]) -> HostLayer:
-    """Constants that the model gives as outputs."""
+def passing_layer(graph: Graph, name: str, tensors: Sequence[str]) -> HostLayer:
+    """Constants and inputs that the model gives as outputs, in order, as `TENSOR.out`."""
     nodes = [
         Node(
-            name=f"{tensor}.constant", op="Identity", inputs=(tensor,), outputs=(f"{tensor}.out",),
+            name=f"{tensor}.out", op="Identity", inputs=(tensor,), outputs=(f"{tensor}.out",),
             sources=(),
         )
         for tensor in tensors
     ]
+    inputs = [tensor for tensor in tensors if tensor not in graph.constants]
     types: dict[str, TensorType] = {f"{tensor}.out": graph.types[tensor] for tensor in tensors}
     model = wrap_nodes(
         name=f"{graph.name}.{name}",
         opset=graph.opset,
         nodes=[onnx_node(node) for node in nodes],
-        inputs={},
+        inputs={tensor: graph.types[tensor] for tensor in inputs},
         outputs=types,
         constants=graph.constants,
     )
     return HostLayer(
-        name=name, inputs=(), outputs=tuple(types),
+        name=name, inputs=tuple(inputs), outputs=tuple(types),
         model=model.SerializeToString(deterministic=True), operators=("Identity",),
-        reason="the value is constant", source_nodes=(),
+        reason="the value is an input as it is" if inputs else "the value is constant",
+        source_nodes=(),
     )

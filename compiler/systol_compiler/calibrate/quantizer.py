@@ -7,7 +7,7 @@ from systol_compiler.calibrate.bias_correction import BiasCorrector
 from systol_compiler.calibrate.equalize import equalize
 from systol_compiler.calibrate.grouping import group_tensors
 from systol_compiler.calibrate.histogram import Distribution
-from systol_compiler.calibrate.host_layer import build_host_layer, constant_layer
+from systol_compiler.calibrate.host_layer import build_host_layer, passing_layer
 from systol_compiler.calibrate.inputs.samples import CalibrationData, Samples
 from systol_compiler.calibrate.numbering import number_tensors
 from systol_compiler.calibrate.options import QuantizationOptions
@@ -23,6 +23,7 @@ from systol_compiler.quantized.operator import Operator, registry
 from systol_compiler.quantized.placement.partition import Partition, Unit, partition
 from systol_hw.errors import UnsupportedModelError
 
+_NOTHING = "the machine has nothing to run: the host runs the whole model"
 _REASONS_MOST = 3
 _TENSORS_NAMED_MOST = 5
 
@@ -65,7 +66,8 @@ def quantize(
     graph
         Canonical, with concrete shapes.
     calibration
-        Real inputs, preprocessed as for the float model.
+        Real inputs, preprocessed as for the float model; none are needed where the host runs
+        everything.
     options
         How ranges are chosen; the defaults are for accuracy.
     strict
@@ -78,10 +80,15 @@ def quantize(
     InputError
         Calibration data is missing or does not fit, or an override names no tensor.
     UnsupportedModelError
-        Nothing can run on the machine, or a node nowhere; the message names nodes and rules.
+        A node can run nowhere, or not where `strict` asks; the message names nodes and rules.
     """
     options = options or QuantizationOptions()
     table = registry() if operators is None else operators
+    parts = partition(graph, strict=strict, operators=table)
+    if not parts.machine:
+        return Quantization(
+            graph=graph, quantized=_Quantizer(parts, table, {}).graph_of_host(), partition=parts
+        )
     samples = Samples(graph, calibration, "calibration", options.most_samples)
     if options.equalize and not samples.random:
         graph = equalize(graph, samples, options.overrides)
@@ -183,19 +190,32 @@ class _Quantizer:
         more = len(reasons) - _REASONS_MOST
         return f"{text}; and {more} more reasons" if more > 0 else text
 
+    def graph_of_host(self) -> QuantizedGraph:
+        """The result where the machine has nothing to run."""
+        names = {node.name for node in self._graph.nodes}
+        self._layers += [
+            self._host_layer(segment, _fresh("host", place, names))
+            for place, segment in enumerate(self._parts.segments)
+        ]
+        result = self.graph((_NOTHING,))
+        result.verify()
+        return result
+
     def graph(self, notes: tuple[str, ...]) -> QuantizedGraph:
         """The result."""
         source, builder = self._graph, self._builder
         layers = list(self._layers)
         outputs = list(source.outputs)
-        constant = [o.tensor for o in outputs if o.tensor in source.constants]
+        # A network needs a layer: where nothing is computed, inputs pass through one.
+        passed = {*source.constants, *(() if layers else source.inputs)}
+        passing = list(dict.fromkeys(o.tensor for o in outputs if o.tensor in passed))
         real = {name: source.types[name] for name in source.inputs}
-        if constant:
+        if passing:
             name = _fresh("constants", 0, {layer.name for layer in layers})
-            layer = constant_layer(source, name, list(dict.fromkeys(constant)))
+            layer = passing_layer(source, name, passing)
             layers.append(layer)
-            moved = dict(zip(dict.fromkeys(constant), layer.outputs, strict=True))
-            real |= {moved[tensor]: source.types[tensor] for tensor in constant}
+            moved = dict(zip(passing, layer.outputs, strict=True))
+            real |= {moved[tensor]: source.types[tensor] for tensor in passing}
             outputs = [
                 GraphOutput(name=o.name, tensor=moved.get(o.tensor, o.tensor)) for o in outputs
             ]

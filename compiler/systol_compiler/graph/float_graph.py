@@ -17,6 +17,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from systol_compiler.graph.older_form import written_out
+from systol_compiler.text.arrays import Arrays
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import form_of
+from systol_compiler.text.statement import show_head, wrapped
+from systol_compiler.text.tokens import quote, reference
 from systol_hw.errors import InputError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -70,11 +75,22 @@ class Node:
         """How messages name this node."""
         return f"node {self.name!r} ({self.source_op or self.op})"
 
+    def text_parts(self, printer: Printer) -> list[str]:
+        """The text's parts: head, operator that the author wrote, attributes."""
+        head = show_head(
+            self.op, name=self.name, sources=self.sources, results=self.outputs,
+            operands=self.inputs,
+        )
+        written = [f"as {quote(self.source_op)}"] if self.source_op else []
+        anything = form_of(Any)
+        attributes = [
+            f"{key if key.isidentifier() else quote(key)}={anything.show(value, printer)}"
+            for key, value in sorted(self.attributes.items())
+        ]
+        return [head, *written, *attributes]
+
     def __str__(self) -> str:
-        attributes = "".join(f" {key}={value}" for key, value in sorted(self.attributes.items()))
-        results = ", ".join(f"%{name}" for name in self.outputs)
-        operands = ", ".join(f"%{name}" if name else "none" for name in self.inputs)
-        return f"{results} = {self.op}({operands}){attributes}"
+        return " ".join(self.text_parts(Printer()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,15 +197,23 @@ class Graph:
             constants=self.constants,
         )
 
-    def __str__(self) -> str:
-        lines = [f"graph {self.name!r} opset {self.opset} {{"]
-        lines += [f"  input %{name} : {self.types[name]}" for name in self.inputs]
-        lines += [f"  const %{name} : {self.types[name]}" for name in self.constants]
+    def text(self, arrays: Arrays | None = None) -> str:
+        """The graph as text, which `levels.graph.read_graph` reads; `arrays` takes up the larger
+        constants, to which the text refers by digest."""
+        printer, array = Printer(arrays), form_of(np.ndarray)
+        lines = [f"graph {quote(self.name)} opset={self.opset} {{"]
+        lines += [f"  input {reference(name)} : {self.types[name]}" for name in self.inputs]
+        for name, value in self.constants.items():
+            lines.append(f"  const {reference(name)} = {array.show(value, printer)}")
         for node in self.nodes:
             types = ", ".join(str(self.types[name]) for name in node.outputs if name)
-            lines.append(f"  {node} : {types}  # {node.name}")
-        lines += [f"  output {result.name!r} = %{result.tensor}" for result in self.outputs]
+            lines.append(wrapped([*node.text_parts(printer), f": {types}" if types else ""]))
+        for result in self.outputs:
+            lines.append(f"  output {quote(result.name)} = {reference(result.tensor)}")
         return "\n".join([*lines, "}"])
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 def onnx_node(node: Node) -> onnx.NodeProto:

@@ -5,7 +5,8 @@ leaves alone. Weights, biases and parameters named here are constants.
 
 - Conv(x, weight, bias), ConvTranspose(x, weight, bias), MaxPool(x), AveragePool(x): attributes
   kernel_shape, strides, dilations, pads; group; output_padding; count_include_pad. No auto_pad,
-  output_shape or ceil_mode; global pools are pools over the whole image.
+  output_shape or ceil_mode; global pools are pools over the whole image. A Conv over three
+  dimensions, of one group, is one of images whose channels are slices side by side.
 - Gemm(x [N, I], weight [O, I], bias [O]) with transB=1; MatMul(a, b) for all other products, with
   a bias as the Add behind it.
 - Add, Mul, Min and Max of two with a constant last; Sub(a, b) and Div(a, b) where b is no
@@ -53,6 +54,7 @@ from systol_compiler.graph.forms.simplify import (
     RemoveNoOps,
     StateAttributes,
 )
+from systol_compiler.graph.forms.volumes import WriteVolumesAsImages
 from systol_compiler.graph.forms.windows import MergePads, NormalizeWindows
 from systol_compiler.graph.patterns.activations import RecognizeActivations
 from systol_compiler.graph.patterns.attention import AddAttentionMasks, HoistFactors
@@ -114,6 +116,8 @@ CANONICAL_PIPELINE: Final[tuple[Pass, ...]] = (
     RemoveNoOps(),
     # Needs the canonical products; gives the single biases that clips can then follow directly.
     FoldAffine(),
+    # With its affine neighbours in it; clips then move up to the images.
+    WriteVolumesAsImages(),
     NormalizeClip(),
     # After the clips are in one form: moves them up to the product that will absorb them.
     SinkClip(),

@@ -6,6 +6,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import show_fields
+from systol_compiler.text.tokens import quote
+
 PLANE_ALIGNMENT = 64
 """The high bytes of a 16-bit buffer begin at a multiple of this behind the low ones."""
 
@@ -59,7 +63,9 @@ class Buffer:
         """All of it."""
         return self.plane_pitch * (self.planes - 1) + self.plane_bytes
 
+    def text_parts(self, printer: Printer) -> list[str]:
+        """The text's parts: name, then every field that is declared and has not its default."""
+        return [f"buffer {quote(self.name)}", *show_fields(self, printer, ("name",))]
+
     def __str__(self) -> str:
-        planes = f"{self.planes} x " if self.planes > 1 else ""
-        where = f" {self.home}" if self.home is not Home.NONE else ""
-        return f"buffer %{self.name} {planes}{self.plane_bytes} bytes{where}"
+        return " ".join(self.text_parts(Printer()))

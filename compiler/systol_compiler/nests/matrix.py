@@ -6,13 +6,14 @@ positions (kernel-row folding). Outputs lie at `size` positions of each plane, i
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.nests.nest import Nest, Require
 from systol_compiler.nests.operand import Box, Operand
-from systol_compiler.nests.window import WHOLE, Window2D, x
+from systol_compiler.nests.window import WHOLE, Window2D
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +68,8 @@ class MatrixNest(Nest):
     pool
         Maximum over windows of the accumulators, before requantization.
     """
+
+    kind: ClassVar[str] = "matrix"
 
     input: Operand
     outputs: int
@@ -208,14 +211,3 @@ class MatrixNest(Nest):
             require.below(self.pool.strides[axis], 64, "a pooling stride")
             require.below(self.pool.dilations[axis], 16, "a pooling dilation")
             require.below(self.pool.pads[axis], 128, "a pooling pad")
-
-    def __str__(self) -> str:
-        pool = f" maxpool {self.pool}" if self.pooled else ""
-        source = "%" + self.weights.operand.buffer if isinstance(
-            self.weights, ActivationWeights) else "weights"
-        groups = f" moving {self.tile_bytes} bytes a tile" if self.tile_bytes else ""
-        return (
-            f"matrix {self.name!r} {self.input} x {source} -> {self.output}: {x(self.size)} "
-            f"positions x {self.outputs} outputs, reduction {x(self.taps)} x {self.step_bytes} "
-            f"bytes{groups}{pool}"
-        )

@@ -2,9 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from systol_compiler.nests.operand import Box, Operand
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import show_fields
+from systol_compiler.text.statement import show_head
 from systol_hw.errors import UnsupportedModelError
+
+HEAD_FIELDS: Final = ("name", "source_nodes")
+"""Fields of a nest that stand before all others in its text."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +29,9 @@ class Nest(ABC):
     output
         Where results go. Its planes, lines, positions and width are the nest's output domain.
     """
+
+    kind: ClassVar[str]
+    """The word of its text: the unit."""
 
     name: str
     layer: str
@@ -61,6 +71,14 @@ class Nest(ABC):
     @abstractmethod
     def macs(self) -> int:
         """Useful multiply-accumulates, padding taps included; 0 where the array does not work."""
+
+    def text_parts(self, printer: Printer) -> list[str]:
+        """The text's parts: head, then every field that is declared and has not its default."""
+        head = show_head(self.kind, name=self.name, sources=self.source_nodes)
+        return [head, *show_fields(self, printer, HEAD_FIELDS)]
+
+    def __str__(self) -> str:
+        return " ".join(self.text_parts(Printer()))
 
 
 @dataclass(frozen=True)

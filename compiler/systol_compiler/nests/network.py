@@ -6,6 +6,17 @@ from functools import cached_property
 
 from systol_compiler.nests.buffer import Buffer, Home
 from systol_compiler.nests.nest import Nest
+from systol_compiler.nests.operand import Operand
+from systol_compiler.text.arrays import Arrays
+from systol_compiler.text.form import Printer
+from systol_compiler.text.statement import wrapped
+from systol_compiler.text.tokens import quote
+
+
+def planes_fit(operand: Operand, buffer: Buffer, *, written: bool) -> bool:
+    """Whether a buffer has the planes of an operand. A byte may be read as both halves of 16 bits,
+    but is written as one."""
+    return operand.byte_planes == buffer.planes or (not written and operand.byte_planes == 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,14 +73,18 @@ class LoweredNetwork:
                 low, high = operand.span(box)
                 buffer = self.buffers[operand.buffer]
                 assert 0 <= low and high <= buffer.plane_bytes, (nest.name, operand.buffer)
-                # A byte may be read as both halves of 16 bits.
-                planes = (buffer.planes,) if operand is nest.output else (buffer.planes, 2)
-                assert operand.byte_planes in planes, (nest.name, operand.buffer)
+                assert planes_fit(operand, buffer, written=operand is nest.output), nest.name
             for name in nest.constants:
                 assert self.buffers[name].home is Home.CONSTANT, (nest.name, name)
 
-    def __str__(self) -> str:
-        lines = [f"lowered {self.name!r}, groups of {self.images} images {{"]
-        lines += [f"  {buffer}" for buffer in self.buffers.values()]
-        lines += [f"  {nest}" for nest in self.nests]
+    def text(self, arrays: Arrays | None = None) -> str:
+        """The network as text, which `levels.lowered.read_lowered` reads; `arrays` takes up the
+        larger arrays, to which the text refers by digest."""
+        printer = Printer(arrays)
+        lines = [f"lowered {quote(self.name)} images={self.images} {{"]
+        lines += [wrapped(buffer.text_parts(printer)) for buffer in self.buffers.values()]
+        lines += [wrapped(nest.text_parts(printer)) for nest in self.nests]
         return "\n".join([*lines, "}"])
+
+    def __str__(self) -> str:
+        return self.text()

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 from systol_compiler.nests.view import View
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import form_of
 
 Range = tuple[int, int]
 """Half-open."""
@@ -14,6 +17,9 @@ Range = tuple[int, int]
 class Box:
     """Half-open ranges of an operand's (or a nest's) planes, lines, positions and bytes."""
 
+    positional: ClassVar[bool] = True
+    """In text the four ranges are enough."""
+
     planes: Range
     lines: Range
     positions: Range
@@ -22,7 +28,8 @@ class Box:
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """Extents in the four directions."""
-        return tuple(high - low for low, high in self.ranges)  # type: ignore[return-value]
+        planes, lines, positions, width = (high - low for low, high in self.ranges)
+        return planes, lines, positions, width
 
     @property
     def ranges(self) -> tuple[Range, Range, Range, Range]:
@@ -103,12 +110,7 @@ class Operand:
         return min(lows), max(highs)
 
     def __str__(self) -> str:
-        wide = " 16 bits" if self.byte_planes == 2 else ""
-        return (
-            f"%{self.buffer}[{len(self.planes)} planes from {self.planes[0]}, "
-            f"{self.lines}:{self.line_pitch}, {self.positions}:{self.position_pitch}, "
-            f"{self.width}]{wide}"
-        )
+        return form_of(Operand).show(self, Printer())
 
 
 def image_operand(view: View) -> Operand | None:

@@ -1,6 +1,7 @@
 """Vector nests: what the vector unit does over operands in the unified buffer."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from systol_compiler.nests.nest import Nest, Require
 from systol_compiler.nests.operand import Box, Operand
@@ -82,6 +83,8 @@ class VectorNest(Nest):
         Added after rounding; clip.
     """
 
+    kind: ClassVar[str] = "vector"
+
     operation: Operation
     a: Operand | None
     b: Operand | None = None
@@ -140,8 +143,3 @@ class VectorNest(Nest):
             require.below(self.window.strides[axis], 64, "a window's stride")
             require.below(self.window.dilations[axis], 16, "a window's dilation")
             require.below(self.window.pads[axis], 128, "a window's pad")
-
-    def __str__(self) -> str:
-        operands = ", ".join(str(operand) for operand in self.reads)
-        window = f" window {self.window}" if self.window != WHOLE else ""
-        return f"vector {self.name!r} {self.operation} ({operands}) -> {self.output}{window}"

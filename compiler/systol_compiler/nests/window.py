@@ -25,17 +25,6 @@ class Window2D:
         """Positions that it covers."""
         return self.kernel[0] * self.kernel[1]
 
-    def __str__(self) -> str:
-        text = f"{x(self.kernel)} by {x(self.strides)}"
-        if self.dilations != (1, 1):
-            text += f" dilated {x(self.dilations)}"
-        return text + (f" pads {x(self.pads)}" if self.pads != (0, 0) else "")
-
 
 WHOLE = Window2D()
 """One tap: no window."""
-
-
-def x(pair: tuple[int, int]) -> str:
-    """A pair as text."""
-    return f"{pair[0]}x{pair[1]}"

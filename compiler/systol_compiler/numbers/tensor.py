@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from systol_compiler.numbers.limits import bounds
+from systol_compiler.text.tokens import reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,14 @@ class QTensor:
         """Least and greatest value."""
         return bounds(self.width)
 
-    def __str__(self) -> str:
+    @property
+    def kind(self) -> str:
+        """All but the name, as text."""
         dims = "x".join(map(str, self.shape))
-        return f"%{self.name} : i{self.width}[{dims}] scale={self.scale:.9g} zp={self.zero_point}"
+        source = f" of {reference(self.source)}" if self.source else ""
+        return (
+            f"i{self.width}[{dims}] scale={self.scale!r} zero_point={self.zero_point}{source}"
+        )
+
+    def __str__(self) -> str:
+        return f"{reference(self.name)} : {self.kind}"

@@ -13,6 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from systol_compiler.plan.choices import Placement
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import show_fields
+from systol_compiler.text.statement import wrapped
+from systol_compiler.text.tokens import quote
 from systol_hw.arch import Arch
 
 Times = tuple[int, int]
@@ -87,15 +91,19 @@ class Allocation:
             clash &= (low[:i] < end[i]) & (low[i] < end[:i])
             assert not clash.any(), (item.name, self.requests[int(np.argmax(clash))].name)
 
+    def lines(self) -> list[str]:
+        """A statement of text for each request."""
+        printer = Printer()
+        return [
+            wrapped([
+                f"request {quote(item.name)} at {self.addresses[item.name]}",
+                *show_fields(item, printer, ("name",)),
+            ])
+            for item in self.requests
+        ]
+
     def __str__(self) -> str:
-        lines = [f"unified buffer, {self.peak_bytes} bytes used {{"]
-        for item in sorted(self.requests, key=lambda r: (r.first, self.addresses[r.name])):
-            low = self.addresses[item.name]
-            lines.append(
-                f"  {low:#08x}..{low + item.size_bytes - 1:#08x} %{item.name} "
-                f"times {item.first}..{item.last}"
-            )
-        return "\n".join([*lines, "}"])
+        return "\n".join(self.lines())
 
 
 @dataclass(frozen=True, kw_only=True)

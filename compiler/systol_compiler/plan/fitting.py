@@ -13,11 +13,20 @@ from systol_compiler.plan.requests import Use, collect_uses
 from systol_compiler.plan.stages import Stage, TiledStage, form_stages, tile_stage
 from systol_compiler.plan.tasks import Residency, Task, TaskBuilder
 from systol_compiler.plan.tiling import Banks, Cut
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import form_of, show_fields
+from systol_compiler.text.statement import wrapped
+from systol_compiler.text.tokens import quote
 from systol_hw.arch import Arch
 from systol_hw.errors import UnsupportedModelError
 
 _ROUNDS = 60
 """Attempts at most; each streams buffers or halves tiles wherever too much is alive."""
+
+STAGE_HEAD = ("stage", "tiles", "order")
+"""Fields of a stage that its text has before all others, or in its tasks."""
+TASK_HEAD = ("stage", "nest")
+"""Fields of a task that its text does not have among the others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,20 +48,20 @@ class GroupPlan:
         )
 
     def __str__(self) -> str:
-        lines = [f"tiled {self.network.name!r}, groups of {self.network.images} images {{"]
-        for time, tasks in enumerate(self.tasks):
-            names = " + ".join(
-                self.network.nests[place].name for place in self.stages[time].stage.nests
-            )
-            lines.append(f"  stage {time}: {names}, {len(tasks)} tasks")
-            for task in tasks:
-                steps = "".join(
-                    f" [{','.join(map(str, s.tiles))} k {s.reduction[0]}..{s.reduction[1] - 1} "
-                    f"acc {s.accumulator}{' +=' if s.accumulate else ''}"
-                    f"{' requantize' if s.finish else ''}]"
-                    for s in task.tile.steps
-                )
-                lines.append(f"    {task.nest.name} {task.tile.box}{steps}")
+        """The plan as text, which `levels.tiled.read_tiled` reads."""
+        printer = Printer()
+        residency = form_of(Residency).show(self.residency, printer)
+        name, images = quote(self.network.name), self.network.images
+        lines = [f"tiled {name} images={images} residency={residency} {{"]
+        for time, (tiled, tasks) in enumerate(zip(self.stages, self.tasks, strict=True)):
+            nests = ", ".join(quote(self.network.nests[i].name) for i in tiled.stage.nests)
+            head = [f"stage {nests or 'none'}"]
+            if time in self.cuts:
+                head.append(f"cut {form_of(Cut).show(self.cuts[time], printer)}")
+            lines.append(wrapped([*head, *show_fields(tiled, printer, STAGE_HEAD)]))
+            for task, (_, number) in zip(tasks, tiled.order, strict=True):
+                named = f"task {quote(task.nest.name)} {number}"
+                lines.append(wrapped([named, *show_fields(task, printer, TASK_HEAD)], depth=2))
         return "\n".join([*lines, "}"])
 
 

@@ -12,6 +12,9 @@ from systol_compiler.plan.fitting import Fitter, GroupPlan, plan_group
 from systol_compiler.plan.requests import group_requests
 from systol_compiler.plan.tasks import PINNED, Residency
 from systol_compiler.plan.tiling import product_positions, tile_cycles
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import form_of, show_fields
+from systol_compiler.text.statement import wrapped
 from systol_hw.arch import Arch
 from systol_hw.errors import UnsupportedModelError
 
@@ -76,10 +79,17 @@ class MemoryPlan:
         self.allocation.verify(arch)
 
     def __str__(self) -> str:
-        sizes = ", ".join(str(group.network.images) for group in self.groups)
-        streamed = sorted(self.groups[0].residency.until)
-        names = ", ".join(f"%{name}" for name in streamed) or "nothing"
-        return f"groups of {sizes} images, streamed: {names}\n{self.allocation}"
+        """The plan as text, which `levels.allocated.read_allocated` reads: which of the different
+        groups is which, and what lies where."""
+        different = list(dict.fromkeys(self.groups))
+        groups = [different.index(group) for group in self.groups]
+        printer = Printer()
+        head = [
+            "allocated", f"groups {form_of(tuple[int, ...]).show(groups, printer)}",
+            f"peak {self.allocation.peak_bytes}",
+            *show_fields(self, printer, ("groups", "allocation")), "{",
+        ]
+        return "\n".join([wrapped(head, depth=0), *self.allocation.lines(), "}"])
 
 
 def _tile_cycles(group: GroupPlan, arch: Arch) -> int:

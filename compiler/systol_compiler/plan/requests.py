@@ -94,10 +94,10 @@ def group_requests(
             first -= lead if not use.constant else min(lead, 1)
         stored = use.stored
         if stored is not None and use.written is not None:
+            if whole[1] == stored[1]:
+                last += linger
             # The last band is stored when the next stage runs already.
             stored = (stored[0], stored[1] + 1)
-            if whole[1] == use.stored[1]:  # type: ignore[index]
-                last += linger
         requests.append(
             Request(
                 name=f"{group}:{key}", size_bytes=use.size_bytes, first=base + first,

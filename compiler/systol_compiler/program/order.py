@@ -30,6 +30,7 @@ from systol_compiler.program.fields import (
 )
 from systol_compiler.program.tokens import tiles_taken
 from systol_compiler.program.weight_image import WeightImage
+from systol_compiler.text.tokens import quote
 from systol_hw.arch import Arch
 from systol_hw.isa import OPERATION_BY_NAME, Instruction
 from systol_hw.isa.assembly import format_instruction
@@ -89,7 +90,8 @@ class ScheduledItem:
     """Fills a slot: only what used the slot before bounds how early it may come."""
 
     def __str__(self) -> str:
-        return f"{self.instruction.unit.name.lower():8}{format_instruction(self.instruction)}"
+        slot = "slot " if self.streams else ""
+        return f"{self.instruction.unit.name.lower():8}{slot}{format_instruction(self.instruction)}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,12 +115,16 @@ class Schedule:
         assert balance == 0, "weights are left over"
 
     def __str__(self) -> str:
-        lines, nest = ["scheduled {"], None
+        """The program as text, which `levels.scheduled.read_scheduled` reads: instructions by the
+        nest and the stage that they work for, those that fill a slot marked."""
+        lines: list[str] = ["scheduled {"]
+        place: tuple[str, int] | None = None
         for item in self.items:
-            if item.nest is not nest:
-                nest = item.nest
-                lines.append(f"  # {nest.name}")
-            lines.append(f"  {item}")
+            if (item.nest.name, item.stage) != place:
+                place = (item.nest.name, item.stage)
+                lines.append(f"  nest {quote(item.nest.name)} stage {item.stage}")
+            lines.append(f"    {item}")
+        lines += [f"  order {first} {second}" for first, second in self.orders]
         return "\n".join([*lines, "}"])
 
 

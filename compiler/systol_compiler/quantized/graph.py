@@ -12,11 +12,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 
+import numpy as np
+
 from systol_compiler.graph.float_graph import GraphOutput, TensorType
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.host import HostLayer
 from systol_compiler.quantized.layer import Layer
+from systol_compiler.text.arrays import Arrays
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import form_of
+from systol_compiler.text.statement import wrapped
+from systol_compiler.text.tokens import quote, reference
 from systol_hw.errors import InputError
 
 
@@ -179,21 +186,34 @@ class QuantizedGraph:
         tensor = self.by_source.get(real)
         return tensor is not None and tensor.name in defined
 
-    def lines(self) -> Iterator[str]:
-        """The printed graph, line by line."""
-        yield f"quantized {self.name!r} {{"
-        yield from (f"  input %{name} : {self.real[name]}" for name in self.inputs)
+    def text(self, arrays: Arrays | None = None) -> str:
+        """The graph as text, which `levels.quantized.read_quantized` reads; `arrays` takes up the
+        larger arrays, to which the text refers by digest."""
+        return "\n".join(self._lines(Printer(arrays)))
+
+    def _lines(self, printer: Printer) -> Iterator[str]:
+        array = form_of(np.ndarray)
+        yield f"quantized {quote(self.name)} {{"
+        yield from (f"  note {quote(note)}" for note in self.notes)
+        yield from (f"  input {reference(name)} : {self.real[name]}" for name in self.inputs)
+        for name, kind in self.real.items():
+            if name not in self.inputs:
+                yield f"  real {reference(name)} : {kind}"
+        written = {name for layer in self.machine_layers for name in layer.outputs}
         for name, tensor in self.tensors.items():
             if name in self.constants:
-                yield f"  const {tensor}"
+                yield f"  const {tensor} = {array.show(self.constants[name], printer)}"
+            elif name not in written:
+                yield f"  tensor {tensor}"
         for layer in self.layers:
             if isinstance(layer, HostLayer):
-                yield f"  {layer}"
+                yield wrapped(layer.text_parts(printer))
                 continue
-            types = ", ".join(str(self.tensors[name]).partition(" : ")[2] for name in layer.outputs)
-            yield f"  {layer} : {types}  # {layer.name}"
-        yield from (f"  output {item.name!r} = %{item.tensor}" for item in self.outputs)
+            kinds = ", ".join(self.tensors[name].kind for name in layer.outputs)
+            yield wrapped([*layer.text_parts(printer), f": {kinds}"])
+        for item in self.outputs:
+            yield f"  output {quote(item.name)} = {reference(item.tensor)}"
         yield "}"
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return self.text()

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from systol_compiler.graph.float_graph import TensorType
+from systol_compiler.quantized.layer import HEAD_FIELDS
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import show_fields
+from systol_compiler.text.statement import show_head
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,10 +36,13 @@ class HostLayer:
     reason: str
     source_nodes: tuple[str, ...]
 
+    def text_parts(self, printer: Printer) -> list[str]:
+        """The text's parts: head, then every field that is declared."""
+        head = show_head(
+            "host", name=self.name, sources=self.source_nodes, results=self.outputs,
+            operands=self.inputs,
+        )
+        return [head, *show_fields(self, printer, HEAD_FIELDS)]
+
     def __str__(self) -> str:
-        results = ", ".join(f"%{name}" for name in self.outputs)
-        operands = ", ".join(f"%{name}" for name in self.inputs)
-        return f"{results} = host({operands}) {'+'.join(self.operators)}  # {self.reason}"
-
-
-RealTensors = dict[str, TensorType]
+        return " ".join(self.text_parts(Printer()))

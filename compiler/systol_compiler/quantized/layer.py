@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from systol_compiler.numbers.limits import Array
 from systol_compiler.numbers.tensor import QTensor
+from systol_compiler.text.form import Printer
+from systol_compiler.text.forms import show_fields
+from systol_compiler.text.statement import show_head
 
 if TYPE_CHECKING:
     from systol_compiler.nests.building.builder import NestBuilder
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, QTensor]
 Order = tuple[int, ...]
 """Memory order of a tensor's axes, outermost first."""
+HEAD_FIELDS: Final = ("name", "inputs", "outputs", "source_nodes")
+"""Fields of a layer that stand before all others in its text."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,12 +114,13 @@ class Layer(ABC):
         it multiplies nothing."""
         return 0
 
-    def details(self) -> str:
-        """Attributes, for printing."""
-        return ""
+    def text_parts(self, printer: Printer) -> list[str]:
+        """The text's parts: head, then every field that is declared and has not its default."""
+        head = show_head(
+            self.kind, name=self.name, sources=self.source_nodes, results=self.outputs,
+            operands=self.inputs,
+        )
+        return [head, *show_fields(self, printer, HEAD_FIELDS)]
 
     def __str__(self) -> str:
-        results = ", ".join(f"%{name}" for name in self.outputs)
-        operands = ", ".join(f"%{name}" for name in self.inputs)
-        details = self.details()
-        return f"{results} = {self.kind}({operands}){' ' + details if details else ''}"
+        return " ".join(self.text_parts(Printer()))

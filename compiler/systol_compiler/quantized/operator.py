@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from systol_compiler.graph.float_graph import Graph, Node
+from systol_compiler.quantized.layer import Layer
 
 if TYPE_CHECKING:
     from systol_compiler.quantized.build import LayerBuilder
@@ -22,10 +23,15 @@ Check = Callable[[Node, Graph], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """`check`'s docstring is the text of the rule; `remedy` says what the author can do."""
+    """`check`'s docstring is the text of the rule; `remedy` says what the author can do.
+
+    A `preference` says what costs less, not what the machine can do: strict compilation does not
+    ask it.
+    """
 
     check: Check
     remedy: str
+    preference: bool = False
 
     @property
     def text(self) -> str:
@@ -116,10 +122,13 @@ class Operator:
     passes: int = 1
     channel_axis: int = -1
 
-    def broken(self, node: Node, graph: Graph) -> tuple[Rule, str] | None:
-        """The first rule that `node` breaks, and the value that breaks it."""
+    def broken(
+        self, node: Node, graph: Graph, *, strict: bool = False
+    ) -> tuple[Rule, str] | None:
+        """The first rule that `node` breaks, and the value that breaks it; with `strict` none that
+        is a preference."""
         for rule in self.rules:
-            value = rule.check(node, graph)
+            value = None if strict and rule.preference else rule.check(node, graph)
             if value is not None:
                 return rule, value
         return None
@@ -144,6 +153,21 @@ def registry() -> dict[str, Operator]:
                 assert name not in table, f"two modules have operator {name}"
                 table[name] = operator
     return table
+
+
+@cache
+def layer_kinds() -> dict[str, type[Layer]]:
+    """The classes of layers by the word of their text: all that are declared anywhere."""
+    registry()
+    kinds: dict[str, type[Layer]] = {}
+    waiting = list(Layer.__subclasses__())
+    while waiting:
+        found = waiting.pop()
+        waiting += found.__subclasses__()
+        if "kind" in vars(found):
+            assert found.kind not in kinds or kinds[found.kind] is found, found.kind
+            kinds[found.kind] = found
+    return kinds
 
 
 def float32_tensors(node: Node, graph: Graph) -> str | None:

@@ -12,7 +12,9 @@ def supported_operators() -> str:
             "What the machine runs, in the forms to which models are brought on import (functions "
             "and other operators are written out as these). A node that breaks a rule, and every "
             "operator that is not listed, runs on the host by ONNX Runtime, anywhere in the graph: "
-            "`systol inspect MODEL` says which, why, and what it costs; `--strict` refuses them."
+            "`systol inspect MODEL` says which, why, and what it costs; `--strict` refuses them. A "
+            "preference says where a node costs less: `--strict` does not ask it, and puts on the "
+            "machine whatever keeps the other rules."
         ),
     ]
     operators = registry()
@@ -39,7 +41,10 @@ def _section(operator: Operator) -> list[str]:
     lines += [f"- {fact}" for fact in facts]
     for rule in operator.rules:
         text = rule.text
-        lines.append(f"- {text[0].upper()}{text[1:]}. Otherwise: {rule.remedy}.")
+        if rule.preference:
+            lines.append(f"- Preference: {text}.")
+        else:
+            lines.append(f"- {text[0].upper()}{text[1:]}. Otherwise: {rule.remedy}.")
     if not facts and not operator.rules:
         lines.append("- No rules.")
     return lines

@@ -17,6 +17,9 @@ from systol.results.compile_tables import compile_sections
 from systol_compiler.binary.model import CompiledModel
 from systol_compiler.compile import LEVELS
 from systol_compiler.graph.float_graph import Graph
+from systol_compiler.nests.network import LoweredNetwork
+from systol_compiler.quantized.graph import QuantizedGraph
+from systol_compiler.text.arrays import Arrays
 from systol_hw.errors import InputError
 from systol_sim.jit.compiled import STEPPER, compile_beside
 
@@ -29,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--emit", choices=LEVELS, help="print this level on stdout instead of writing a binary"
     )
     parser.add_argument(
+        "--arrays", metavar="FILE.npz",
+        help="with --emit: where to keep the arrays that the text refers to by digest",
+    )  # fmt: skip
+    parser.add_argument(
         "--json", action="store_true", help="print the whole compile report as JSON"
     )
 
@@ -38,10 +45,14 @@ def run(options: argparse.Namespace) -> int:
     keep_apart(
         {"MODEL": options.model, "--calibration": options.calibration, "--arch": options.arch,
          "--overrides": options.overrides, "--class-names": options.class_names},
-        {} if options.emit else {"--output": output},
+        {"--arrays": options.arrays} if options.emit else {"--output": output},
     )  # fmt: skip
+    if options.arrays and not options.emit:
+        raise InputError("--arrays keeps arrays of a level's text: give --emit LEVEL as well")
     if not options.emit:
         require_writable(output)
+    elif options.arrays:
+        require_writable(options.arrays)
     compile_beside(STEPPER)
     texts = _Level(options.emit)
     with StageStatus("compiling") as status:
@@ -52,7 +63,10 @@ def run(options: argparse.Namespace) -> int:
 
         model = compile_and_say(options.model, observer=observe, **compile_options(options))
     if options.emit:
-        print(texts.text)
+        arrays = Arrays()
+        print(texts.text(arrays))
+        if options.arrays:
+            arrays.save(options.arrays)
         return 0
     if options.batch is not None and model.batch != options.batch:
         raise InputError(
@@ -72,21 +86,25 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Level:
-    """Collects the text of one level."""
+    """Collects the values of one level."""
 
     def __init__(self, level: str | None) -> None:
         self._level = level
-        self._texts: list[str] = []
+        self._values: list[object] = []
 
     def __call__(self, stage: str, value: object) -> None:
         if self._level == "graph" and isinstance(value, Graph):
-            self._texts = [str(value)]  # the last pass's is the level
+            self._values = [value]  # the last pass's is the level
         elif self._level is not None and self._level == stage:
-            self._texts.append(str(value))
+            self._values.append(value)
 
-    @property
-    def text(self) -> str:
-        return "\n".join(self._texts)
+    def text(self, arrays: Arrays) -> str:
+        """Their texts; `arrays` takes up what these refer to."""
+        return "\n".join(
+            value.text(arrays) if isinstance(value, Graph | QuantizedGraph | LoweredNetwork)
+            else str(value)
+            for value in self._values
+        )
 
 
 def describe(model: CompiledModel) -> dict[str, Any]:

@@ -346,7 +346,7 @@ def test_pipeline_is_data_and_is_observed() -> None:
 def test_graph_prints_its_nodes() -> None:
     text = str(canonical(model("g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }")))
     assert "input %x : float32[1x4]" in text
-    assert "%y = Clip(%x, " in text and ": float32[1x4]  # Relu_0" in text
+    assert "%y = Clip(%x, %Relu_0.least, %Relu_0.greatest) 'Relu_0'" in text
     assert "output 'y' = %y" in text
 
 

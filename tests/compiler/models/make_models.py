@@ -372,7 +372,7 @@ def moves() -> None:
     add("resize_linear_align_corners",
         'y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , s)',
         opset=13, s=np.array([1, 1, 2, 2], np.float32), covers=["Resize linear align_corners"])
-    add("resize_cubic_host", 'y = Resize<mode="cubic">(x, , s)', opset=13,
+    add("resize_cubic", 'y = Resize<mode="cubic">(x, , s)', opset=13,
         s=np.array([1, 1, 2, 2], np.float32), covers=["Resize cubic"])
     add("grid_of_noops", 'i = Identity(x) d = Dropout(i) c = Cast<to=1>(d) k = Concat<axis=1>(c)'
         " s = Sum(k) p = Pad(s, z) t = Transpose<perm=[0,1,2,3]>(p) y = Conv(t, w)", opset=13,
@@ -520,9 +520,19 @@ def layouts() -> None:
         covers=["NHWC"])
 
 
+def volumes() -> None:
+    """Convolutions over three dimensions, as video networks have them."""
+    add("conv3d_bn_relu",
+        "c = Conv<pads=[1,1,1,1,1,1]>(x, w, b) n = BatchNormalization(c, ng, nb, nm, nv)"
+        " r = Relu(n) d = Conv<strides=[2,2,2], dilations=[1,1,1], pads=[1,0,0,0,1,0]>(r, v)"
+        " y = Relu(d)",
+        inputs="float[2,3,6,8,8] x", w=f(6, 3, 3, 3, 3), b=f(6), **norm(6),
+        v=f(5, 6, 2, 3, 1), opset=15, covers=["Conv 3-D"])
+
+
 def main() -> None:
     for part in (windows, products, elementwise, activations, normalizations, moves, computed,
-                 layouts):
+                 layouts, volumes):
         part()
     update_index(ROWS, {"hand"})
 

@@ -172,9 +172,38 @@ def test_strict_keeps_on_the_machine_what_can_be_there_and_lists_all_that_cannot
         )
 
 
-def test_a_model_without_a_machine_node_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="at least one node"):
-        place("g (float[2, 8] x) => (float[2, 8] y) { y = Sin(x) }")
+def test_a_model_without_a_machine_node_runs_on_the_host() -> None:
+    parts = place("g (float[2, 8] x) => (float[2, 8] y) { y = Sin(x) }")
+    assert places(parts) == {"Sin": "host"} and not parts.machine and not parts.crossings
+    assert not place("g (float[2, 8] x) => (float[2, 8] y) { y = Identity(x) }").machine
+    with pytest.raises(UnsupportedModelError, match=r"1 must run there.*\(Sin\)"):
+        place("g (float[2, 8] x) => (float[2, 8] y) { y = Sin(x) }", strict=True)
+
+
+def last_of_its_model(node: Node, graph: Graph) -> str | None:
+    """its result must not be an output"""
+    shown = {output.tensor for output in graph.outputs}
+    return node.outputs[0] if node.outputs[0] in shown else None
+
+
+def test_strict_does_not_ask_preferences() -> None:
+    table = {
+        **OPERATORS,
+        "Neg": Operator(
+            names=("Neg",), build=never,
+            rules=(Rule(check=last_of_its_model, remedy="compile with strict", preference=True),),
+        ),
+    }
+    graph = text_graph(
+        "g (float[2, 8] x) => (float[2, 8] y) { h = MatMul(x, m)  y = Neg(h) }", WEIGHTS,
+        canonical=False,
+    )
+    parts = partition(graph, operators=table)
+    assert places(parts) == {"MatMul": "machine", "Neg": "host"}
+    assert parts.placed[1].reason == "its result must not be an output; found y"
+    assert places(partition(graph, operators=table, strict=True)) == {
+        "MatMul": "machine", "Neg": "machine"
+    }
 
 
 def test_a_model_of_cheap_nodes_alone_still_runs_on_the_machine() -> None:

@@ -66,7 +66,8 @@ def resize(trace: Trace, call: Call, opset: int) -> list[Call]:
     axes = [axis_of(call, axis, len(source)) for axis in attributes.pop("axes", range(len(source)))]
     policy = attributes.pop("keep_aspect_ratio_policy", "stretch")
     roi = attributes["coordinate_transformation_mode"] in ("tf_crop_and_resize",)
-    if roi or (scales is None and sizes is None) or policy != "stretch":
+    given = sizes if scales is None else scales
+    if roi or given is None or policy != "stretch":
         trace.refuse(
             call,
             "its sizes must follow from the model's input shapes and cover the whole input, "
@@ -74,7 +75,7 @@ def resize(trace: Trace, call: Call, opset: int) -> list[Call]:
             "give it a constant size before export",
         )
         return []
-    if (scales if scales is not None else sizes).size != len(axes):  # type: ignore[union-attr]
+    if given.size != len(axes):
         raise InputError(
             f"{call.place}: it must have one scale or size for each of {len(axes)} axes; export "
             "the model again"
@@ -96,9 +97,8 @@ def resize(trace: Trace, call: Call, opset: int) -> list[Call]:
         whole[axes] = scales.reshape(-1)
         inputs.append(trace.constant(f"{call.name}.scales", whole))
     else:
-        assert sizes is not None
         wanted = np.array(source, dtype=np.int64)
-        wanted[axes] = sizes.reshape(-1)
+        wanted[axes] = given.reshape(-1)
         inputs += ["", trace.constant(f"{call.name}.sizes", wanted)]
     return [call.changed(op="Resize", inputs=tuple(inputs), attributes=attributes)]
 

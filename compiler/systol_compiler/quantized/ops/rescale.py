@@ -89,12 +89,6 @@ class Rescale(Layer):
             value = exporter.node("Mul", [value, factor])[0]
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
-    def details(self) -> str:
-        return (
-            f"factor={self.factor:g} multiplier={self.multiplier}>>{self.shift} "
-            f"clip={self.lo}..{self.hi}"
-        )
-
 
 def numbers(tensor: QTensor) -> tuple[float, int, int]:
     """Scale, zero point and width: what says which real number a code stands for."""

@@ -136,8 +136,8 @@ def partition(
     graph
         Canonical, with concrete shapes.
     strict
-        Put on the machine whatever can be there, and refuse a model of which the host must run a
-        part.
+        Put on the machine whatever can be there, preferences or not, and refuse a model of which
+        the host must run a part.
     host
         Reasons by node name for nodes that must not run on the machine.
     operators
@@ -148,11 +148,13 @@ def partition(
     Raises
     ------
     UnsupportedModelError
-        A node can run nowhere, the machine would have nothing to run, or `strict` and the host
-        would have something; the message lists all of the nodes.
+        A node can run nowhere, or `strict` and the host would have one to run; the message lists
+        all of the nodes.
     """
     table = registry() if operators is None else operators
-    reasons = {node.name: _why_not(node, graph, table, host or {}) for node in graph.nodes}
+    reasons = {
+        node.name: _why_not(node, graph, table, host or {}, strict) for node in graph.nodes
+    }
 
     def operator_of(node: Node) -> Operator | None:
         return table[node.op] if reasons[node.name] is None else None
@@ -185,7 +187,7 @@ Reason = tuple[Place, str, str]
 
 
 def _why_not(
-    node: Node, graph: Graph, table: Mapping[str, Operator], host: Mapping[str, str]
+    node: Node, graph: Graph, table: Mapping[str, Operator], host: Mapping[str, str], strict: bool
 ) -> Reason | None:
     """Why a node cannot run on the machine; None if it can."""
     if any(isinstance(v, onnx.GraphProto | onnx.FunctionProto) for v in _attributes(node)):
@@ -209,7 +211,7 @@ def _why_not(
         return Place.HOST, f"the machine has no {node.op}", "replace it by operators that it has"
     if not computed:
         return Place.HOST, "all of its operands are constant", "fold it before exporting"
-    broken = operator.broken(node, graph)
+    broken = operator.broken(node, graph, strict=strict)
     if broken is not None:
         rule, value = broken
         return Place.HOST, f"{rule.text}; found {value}", rule.remedy
@@ -394,12 +396,6 @@ def _refuse(graph: Graph, placed: Sequence[PlacedNode], strict: bool) -> None:
             f"graph {graph.name!r}: strict compilation allows no operator on the host, but "
             f"{len(host)} must run there: {_listed(host)}; change the model, or compile without "
             "strict"
-        )
-    if not any(row.place is Place.MACHINE for row in placed):
-        raise UnsupportedModelError(
-            f"graph {graph.name!r}: a model must give the machine at least one node to run, but "
-            f"there is none: {_listed(host) or 'it has no nodes'}; run it with ONNX Runtime "
-            "instead"
         )
 
 

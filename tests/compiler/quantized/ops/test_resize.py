@@ -7,10 +7,14 @@ import pytest
 
 from node_cases import Case
 from quantized_cases import lowered
-from systol_compiler.quantized.ops.moves.resize import COORDINATES
+from systol_compiler.quantized.ops.products.resize import COORDINATES
 from systol_hw.arch import PRESETS
 
 FACTORS = ((2, 2), (3, 1), (1.5, 2.6), (0.5, 0.7), (4, 0.25))
+CUBIC: tuple[dict[str, Any], ...] = (
+    {}, {"cubic_coeff_a": -0.5}, {"exclude_outside": 1}, {"cubic_coeff_a": 0.0}, {},
+)  # fmt: skip
+"""Further attributes for each of `FACTORS`."""
 WHOLE = ((2, 2), (1.5, 1), (0.5, 3))
 
 
@@ -41,6 +45,16 @@ def test_linear(transform: str, widths: int) -> None:
             factors, widths, mode="linear", coordinate_transformation_mode=transform
         ).check(0.51 if widths == 8 else 1.3, archs=(PRESETS["edge16"],), export=2.1)
         assert set(checked.kinds) == {"interpolate"}
+
+
+@pytest.mark.parametrize("transform", COORDINATES)
+@pytest.mark.parametrize("widths", [8, 16])
+def test_cubic(transform: str, widths: int) -> None:
+    for factors, more in zip(FACTORS, CUBIC, strict=True):
+        checked = case(
+            factors, widths, mode="cubic", coordinate_transformation_mode=transform, **more
+        ).check(0.6 if widths == 8 else 3.1, archs=(PRESETS["edge16"],), export=3.1)
+        assert set(checked.kinds) == {"interpolate", "elementwise"}
 
 
 def test_doubling_is_rounded_once() -> None:
@@ -77,7 +91,7 @@ def test_whole_factors_of_nearest_are_one_copy(factors: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize(("attributes", "value"), [
-    ({"mode": "cubic"}, "mode 'cubic'"),
+    ({"mode": "cubic", "cubic_coeff_a": -9.0}, "5 along axis 2"),
     ({"mode": "linear", "antialias": 1}, "antialias from"),
     ({"coordinate_transformation_mode": "half_pixel_symmetric"}, "do not give"),
 ])

@@ -107,9 +107,6 @@ class Concat(Layer):
     def batched(self, tensors: Tensors) -> bool:
         return self.axis != 0 and super().batched(tensors)
 
-    def details(self) -> str:
-        return f"axis={self.axis}"
-
 
 def adjacent(views: Sequence[View], axis: int) -> View | None:
     """The view of all elements of `views`, if they lie one behind the other along `axis`: as parts

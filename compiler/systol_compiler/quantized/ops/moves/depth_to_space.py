@@ -89,9 +89,6 @@ class PixelShuffle(Move):
         assert out is not None, self
         builder.elementwise(Copy(), out, view)
 
-    def details(self) -> str:
-        return f"block={self.block} {self.mode}{' to depth' if self.reverse else ''}"
-
 
 def _build(node: Node, builder: LayerBuilder) -> None:
     mode = node.attributes.get("mode", "DCR")

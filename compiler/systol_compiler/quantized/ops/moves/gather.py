@@ -96,11 +96,6 @@ class Gather(Move):
     def batched(self, tensors: Tensors) -> bool:
         return self.axis != 0 and super().batched(tensors)
 
-    def details(self) -> str:
-        parts = spans(self.indices.reshape(-1).tolist())
-        shown = ", ".join(map(str, parts[:4])) + (", ..." if len(parts) > 4 else "")
-        return f"axis={self.axis} [{shown}]"
-
 
 def spans(indices: Sequence[int]) -> list[Range]:
     """`indices` as the fewest runs of equal steps, taken from the first on."""

@@ -122,10 +122,6 @@ class Pad(Move):
     ) -> list[Order | None]:
         return [results[0]]
 
-    def details(self) -> str:
-        pads = ",".join(f"{a}+{b}" for a, b in zip(self.before, self.after, strict=True))
-        return f"{self.mode} {pads}" + (f" value={self.value}" if self.mode == "constant" else "")
-
 
 def pads_of(node: Node, graph: Graph) -> list[tuple[int, int]]:
     """(before, after) by axis; negative where Pad takes away."""

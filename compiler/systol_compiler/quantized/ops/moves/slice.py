@@ -94,11 +94,6 @@ class Slice(Move):
         whole = all(axis != 0 for part in self.parts for axis, _ in part)
         return whole and super().batched(tensors)
 
-    def details(self) -> str:
-        return " | ".join(
-            ",".join(f"{axis}[{span}]" for axis, span in part) for part in self.parts
-        )
-
 
 def add_slices(
     builder: LayerBuilder, source: str, outputs: Sequence[str],

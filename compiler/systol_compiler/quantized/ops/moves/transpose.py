@@ -50,9 +50,6 @@ class Transpose(Move):
     def batched(self, tensors: Tensors) -> bool:
         return bool(self.permutation) and self.permutation[0] == 0
 
-    def details(self) -> str:
-        return f"permutation={','.join(map(str, self.permutation))}"
-
 
 def _build(node: Node, builder: LayerBuilder) -> None:
     rank = len(builder.graph.types[node.inputs[0]].shape)

@@ -47,9 +47,6 @@ class Turn(Layer):
     def export(self, exporter: QdqExporter) -> None:
         exporter.result(self.outputs[0], exporter.real(self.inputs[0]))
 
-    def details(self) -> str:
-        return f"order={','.join(map(str, self.order))}"
-
 
 def turned(builder: LayerBuilder, source: QTensor, order: Order) -> QTensor:
     """Add the layer; its result."""

@@ -129,9 +129,6 @@ class ChannelAffine(Layer):
             value = exporter.node(op, [value, constant])[0]
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
-    def details(self) -> str:
-        return f"axis={self.axis} steps={self.steps} clip={self.lo}..{self.hi}"
-
 
 def add_channel_affine(
     builder: LayerBuilder, source: QTensor, factors: Array, offsets: Array, axis: int,

@@ -99,9 +99,6 @@ class ChannelScale(Layer):
         value = exporter.node("Mul", [exporter.real(self.inputs[0]), factors])[0]
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
-    def details(self) -> str:
-        return f"axis={self.axis} clip={self.lo}..{self.hi}"
-
 
 def _innermost(order: Order | None, axis: int, rank: int) -> Order:
     """`order` with `axis` moved behind the others."""

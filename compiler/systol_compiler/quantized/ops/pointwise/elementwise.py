@@ -153,13 +153,6 @@ class Elementwise(Layer):
             return len(a) == len(output) and a[0] == output[0] and not outer
         return len(a) == len(b) == len(output) and a[0] == b[0] == output[0]
 
-    def details(self) -> str:
-        factors = ",".join(map(str, self.factors))
-        return (
-            f"{self.op.lower()} factors={factors} multipliers={self.multipliers[0]},"
-            f"{self.multipliers[1]}>>{self.shift} clip={self.lo}..{self.hi}"
-        )
-
 
 def multipliers_of(
     op: str, factors: tuple[Fraction, Fraction], a: QTensor, b: QTensor, output: QTensor

@@ -107,9 +107,6 @@ class Table(Layer):
         value = self.expression.export(exporter, exporter.real(self.inputs[0]))
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
-    def details(self) -> str:
-        return f"[{self.expression}]"
-
 
 def add_table(
     builder: LayerBuilder, expression: Expression, source: QTensor, output: QTensor,

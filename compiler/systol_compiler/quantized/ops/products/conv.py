@@ -138,13 +138,6 @@ class Conv(ImageLayer, Product):
     def macs(self) -> int:
         return self.weights.size * self.positions
 
-    def details(self) -> str:
-        return (
-            f"weights={list(self.weights.shape)} strides={list(self.strides)} "
-            f"dilations={list(self.dilations)} pads={list(self.pads)} groups={self.groups} "
-            f"clip={self.lo}..{self.hi}"
-        )
-
 
 def _build(node: Node, builder: LayerBuilder) -> None:
     source, target = builder.tensor(node.inputs[0]), builder.output()

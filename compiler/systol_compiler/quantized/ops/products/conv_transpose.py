@@ -219,14 +219,6 @@ class ConvTranspose(ImageLayer, Product):
     def macs(self) -> int:
         return self.weights.size * self.positions
 
-    def details(self) -> str:
-        return (
-            f"weights={list(self.weights.shape)} strides={list(self.strides)} "
-            f"dilations={list(self.dilations)} pads={list(self.pads)} "
-            f"output_padding={list(self.output_padding)} groups={self.groups} "
-            f"clip={self.lo}..{self.hi}"
-        )
-
 
 def _of_phase(weights: Int8Array, rows: Phase, columns: Phase) -> Int8Array:
     """The kernel that the outputs of a phase see; one of zeros if they see none."""

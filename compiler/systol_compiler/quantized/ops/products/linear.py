@@ -175,10 +175,6 @@ class Linear(Product):
     def macs(self) -> int:
         return self.weights.size * self.rows
 
-    def details(self) -> str:
-        axes = "" if len(self.contract) == 1 else f" contracts axes {list(self.contract)}"
-        return f"weights={list(self.weights.shape)}{axes} clip={self.lo}..{self.hi}"
-
 
 def taken(view: View, index: Sequence[int | None]) -> View:
     """The part of a view at `index` along its first axes; None keeps an axis."""

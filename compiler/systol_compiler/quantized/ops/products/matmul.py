@@ -211,9 +211,6 @@ class MatMulLayer(Layer):
         alone = not self.fixed or len(a) < len(out) or a[0] == 1
         return alone and all(len(x) == len(out) > 2 and x[0] == out[0] for x in own)
 
-    def details(self) -> str:
-        return f"multiplier={self.multiplier} shift={self.shift} clip={self.lo}..{self.hi}"
-
 
 def add_matmul(
     builder: LayerBuilder, a: QTensor, b: QTensor, out: QTensor, *,

@@ -120,9 +120,6 @@ class ChannelSets(Layer):
         (value,) = exporter.node("Sub", [value, offset])
         exporter.result(self.outputs[0], value)
 
-    def details(self) -> str:
-        return f"axis={self.axis} factor={self.factor:g} offset={self.offset:g}"
-
 
 def band_of(members: Array, rows: int, columns: int) -> Band:
     """Tiles of equal size that read the fewest channels, none behind the last one; or whole tiles

@@ -77,7 +77,8 @@ class Pool(ImageLayer):
         rank = len(self.kernel)
         if len(source) != rank + 2 or min(*self.kernel, *self.strides, *self.dilations) < 1:
             raise InputError(
-                f"layer {self.name!r}: windows {self.details()} do not fit an input {source}"
+                f"layer {self.name!r}: windows of {list(self.kernel)} by {list(self.strides)}, "
+                f"dilated {list(self.dilations)}, do not fit an input {source}"
             )
         size = tuple(
             window_size(
@@ -127,12 +128,6 @@ class Pool(ImageLayer):
     def in_order(self, codes: Array, tensors: Tensors) -> list[Array]:
         """Results [N, rows, columns, C] in the order of the tensor's axes."""
         return [np.moveaxis(codes, 3, 1).reshape(tensors[self.outputs[0]].shape)]
-
-    def details(self) -> str:
-        return (
-            f"kernel={list(self.kernel)} strides={list(self.strides)} "
-            f"dilations={list(self.dilations)} pads={list(self.pads)} clip={self.lo}..{self.hi}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -299,10 +294,6 @@ class AveragePool(Pool):
                 "Mul", [value, exporter.constant(np.array(float(factor), np.float32))]
             )
         exporter.result(self.outputs[0], value, self.lo, self.hi)
-
-    def details(self) -> str:
-        by = "taps inside" if self.divisor is None else str(self.divisor)
-        return f"{super().details()} divided by {by}"
 
 
 def _numbers(tensor: QTensor) -> tuple[float, int, int]:

@@ -60,9 +60,6 @@ class RowReduction(Layer):
     def batched(self, tensors: Tensors) -> bool:
         return 0 not in self.axes and super().batched(tensors)
 
-    def details(self) -> str:
-        return f"axes={','.join(map(str, self.axes))}"
-
     def _export(self, exporter: QdqExporter, op: str, value: str, *more: tuple[str, float]) -> None:
         """Write `op` over the axes, then operators with one constant each."""
         axes = exporter.constant(np.array(self.axes, np.int64))
@@ -294,9 +291,6 @@ class RowSum(RowReduction):
             exporter, "ReduceSum", exporter.real(self.inputs[0]), ("Mul", self.factor),
             ("Sub", self.offset),
         )
-
-    def details(self) -> str:
-        return f"{super().details()} factor={self.factor:g} offset={self.offset:g}"
 
 
 def add_sum(

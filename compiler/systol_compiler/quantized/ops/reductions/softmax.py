@@ -183,7 +183,7 @@ _RULES = (
     FLOAT32, COMPUTED_DATA,
     Rule(check=ranked, remedy="remove the node"),
     Rule(check=row_length, remedy="split the axis"),
-    Rule(check=read_again, remedy="none is needed"),
+    Rule(check=read_again, remedy="compile with strict", preference=True),
 )
 
 OPERATORS = (

@@ -1,4 +1,5 @@
-"""Resize (ONNX Resize): nearest as copies; linear as weighted sums of two neighbours by axis.
+"""Resize (ONNX Resize): nearest as copies; linear as weighted sums of two neighbours by axis, cubic
+as sums of two such sums.
 
 Coordinates are computed in binary32, as ONNX Runtime does, so that ties fall on the same side.
 """
@@ -21,16 +22,26 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Layer, Order, Tensors
-from systol_compiler.quantized.operator import COMPUTED_DATA, FLOAT32, Operator, Rule, Wish
+from systol_compiler.quantized.operator import (
+    COMPUTED_DATA,
+    FLOAT32,
+    NO_WISH,
+    Operator,
+    Rule,
+    Wish,
+)
 from systol_compiler.quantized.ops.moves.gather import repeated, repetitions, spans, take
 from systol_compiler.quantized.ops.moves.move import Move
+from systol_compiler.quantized.ops.pointwise.elementwise import add_elementwise
 from systol_compiler.quantized.ops.rescale import add_rescale, matched
 from systol_hw.errors import InputError
 from systol_hw.isa.choices import Function
 
 _FINER = 64
 """Steps of a 16-bit intermediate to one of an int8 operand: weights that are multiples of a 64th
-are exact, and 255 steps have room."""
+are exact, and twice 255 steps have room."""
+_FURTHEST = 2.0
+"""How much further than their operands cubic sums may reach: what has room in 16 bits."""
 
 Float32 = np.float32
 
@@ -116,11 +127,6 @@ class Nearest(Move):
     def batched(self, tensors: Tensors) -> bool:
         return not self.maps[0]
 
-    def details(self) -> str:
-        return " ".join(
-            f"{axis}:{len(indices)}" for axis, indices in enumerate(self.maps) if indices
-        )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interpolate(Layer):
@@ -128,12 +134,14 @@ class Interpolate(Layer):
 
     Attributes
     ----------
-    lower, upper
+    lower_index, upper_index
         int64 indices by index of the result.
     weights
-        float64, of the upper neighbour; the lower one has the rest of 1.
+        float64, of the upper neighbour, in -2..2.
+    rest
+        float64, of the lower neighbour, in -2..2; by default the rest of 1.
     total, shift
-        The operand's step in steps of the result, times 2**shift: what both multipliers add up to.
+        The operand's step in steps of the result, times 2**shift: the multiplier of a weight of 1.
     """
 
     kind: ClassVar[str] = "interpolate"
@@ -142,14 +150,23 @@ class Interpolate(Layer):
     lower_index: Array
     upper_index: Array
     weights: Array
+    rest: Array | None = None
     total: int
     shift: int
+
+    @property
+    def greatest(self) -> float:
+        """Magnitude of the greatest weight, at least 1."""
+        both = (self.weights,) if self.rest is None else (self.weights, self.rest)
+        return max(1.0, *(float(np.abs(weights).max()) for weights in both))
 
     @property
     def multipliers(self) -> tuple[Array, Array]:
         """Of the lower and of the upper neighbours' steps: int64."""
         upper = np.rint(self.weights * self.total).astype(np.int64)
-        return self.total - upper, upper
+        if self.rest is None:
+            return self.total - upper, upper
+        return np.rint(self.rest * self.total).astype(np.int64), upper
 
     def verify(self, tensors: Tensors) -> None:
         source, output = tensors[self.inputs[0]], tensors[self.outputs[0]]
@@ -160,10 +177,18 @@ class Interpolate(Layer):
                 f"layer {self.name!r}: {self.weights.size} results along axis {self.axis} of "
                 f"{source.shape} cannot have shape {output.shape}"
             )
-        if (self.total, self.shift) != total_of(source, output):
+        if not self.greatest <= _FURTHEST or (
+            self.rest is not None and self.rest.shape != self.weights.shape
+        ):
+            raise InputError(
+                f"layer {self.name!r}: each result has two weights in -2..2, but the greatest of "
+                f"{self.weights.size} is {self.greatest:g}"
+            )
+        expected = total_of(source, output, self.greatest)
+        if (self.total, self.shift) != expected:
             raise InputError(
                 f"layer {self.name!r}: a step of {source.scale:g} in steps of {output.scale:g} is "
-                f"{total_of(source, output)}, not {(self.total, self.shift)}"
+                f"{expected}, not {(self.total, self.shift)}"
             )
         for indices in (self.lower_index, self.upper_index):
             if indices.min() < 0 or indices.max() >= source.shape[self.axis]:
@@ -217,9 +242,8 @@ class Interpolate(Layer):
         shape = [-1 if k == self.axis else 1 for k in range(
             len(exporter.tensor(self.inputs[0]).shape))]
         parts = []
-        for indices, weights in (
-            (self.lower_index, 1 - self.weights), (self.upper_index, self.weights)
-        ):
+        rest = 1 - self.weights if self.rest is None else self.rest
+        for indices, weights in ((self.lower_index, rest), (self.upper_index, self.weights)):
             taken = exporter.node("Gather", [value, exporter.constant(indices)], axis=self.axis)
             factor = exporter.constant(weights.reshape(shape).astype(np.float32))
             parts += exporter.node("Mul", [*taken, factor])
@@ -227,9 +251,6 @@ class Interpolate(Layer):
 
     def batched(self, tensors: Tensors) -> bool:
         return self.axis != 0 and super().batched(tensors)
-
-    def details(self) -> str:
-        return f"axis={self.axis} total={self.total}>>{self.shift}"
 
 
 def _along(view: View, axis: int, indices: Sequence[int]) -> View:
@@ -252,14 +273,15 @@ def regular_runs(turns: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]
     return runs
 
 
-def total_of(source: QTensor, output: QTensor) -> tuple[int, int]:
+def total_of(source: QTensor, output: QTensor, weight: float = 1.0) -> tuple[int, int]:
     """The operand's step in steps of the result as a multiplier and a shift: the greatest that
-    fits 18 bits."""
+    fits 18 bits, with the greatest `weight` too."""
     ratio = Fraction(source.scale) / Fraction(output.scale)
+    most = int(MULTIPLIER_MAX / max(weight, 1.0))
     shift = 40
-    while shift and round(ratio * 2**shift) > MULTIPLIER_MAX:
+    while shift and round(ratio * 2**shift) > most:
         shift -= 1
-    return min(round(ratio * 2**shift), MULTIPLIER_MAX), shift
+    return min(round(ratio * 2**shift), most), shift
 
 
 # Coordinates
@@ -355,6 +377,7 @@ def _build(node: Node, builder: LayerBuilder) -> None:
             )
         )
         return
+    add = _add_cubic if _text(node, "mode", "nearest") == "cubic" else _add_linear
     # What shrinks first: less is left for the other axes.
     axes = sorted(places, key=lambda axis: output.shape[axis] / source.shape[axis])
     if not axes:
@@ -364,14 +387,29 @@ def _build(node: Node, builder: LayerBuilder) -> None:
         shape[axis] = output.shape[axis]
         result = output
         if count < len(axes):
-            fine = source.scale / (_FINER if source.width == 8 else 1)
-            result = builder.inner(tuple(shape), fine, 0, 16)
-        _add_interpolation(builder, source, result, axis, places[axis])
+            step = _finer(source, node, places[axis], source.shape[axis])
+            result = builder.inner(tuple(shape), step, 0, 16)
+        add(node, builder, source, result, axis, places[axis])
         source = result
 
 
-def _add_interpolation(
-    builder: LayerBuilder, source: QTensor, output: QTensor, axis: int, places: Array
+def _finer(source: QTensor, node: Node, places: Array, size: int) -> float:
+    """The step of a 16-bit sum of `source`'s elements along an axis of `size`. Cubic sums reach
+    further than their operand: of 8 bits there is room for it, of 16 the step is coarser."""
+    if source.width == 8:
+        return source.scale / _FINER
+    if _text(node, "mode", "nearest") == "linear":
+        return source.scale
+    return source.scale * _reach(cubic_taps(node, places, size)[1])
+
+
+def _reach(weights: Array) -> float:
+    """How much greater than their operands sums with `weights` [taps, places] can be."""
+    return max(1.0, float(np.abs(weights).sum(axis=0).max()))
+
+
+def _add_linear(
+    node: Node, builder: LayerBuilder, source: QTensor, output: QTensor, axis: int, places: Array
 ) -> None:
     size = source.shape[axis]
     inside = np.clip(places, 0, size - 1)
@@ -387,14 +425,73 @@ def _add_interpolation(
     )
 
 
+def _add_cubic(
+    node: Node, builder: LayerBuilder, source: QTensor, output: QTensor, axis: int, places: Array
+) -> None:
+    """The sums of the first two and of the last two neighbours, and their sum."""
+    indices, weights = cubic_taps(node, places, source.shape[axis])
+    step = _finer(source, node, places, source.shape[axis])
+    halves: list[QTensor] = []
+    for first in (0, 2):
+        half = builder.inner(output.shape, step, 0, 16)
+        total, shift = total_of(source, half, float(np.abs(weights[first : first + 2]).max()))
+        builder.add(
+            Interpolate(
+                name=builder.layer_name(), inputs=(source.name,), outputs=(half.name,),
+                source_nodes=builder.current.sources, axis=axis, lower_index=indices[first],
+                upper_index=indices[first + 1], weights=weights[first + 1], rest=weights[first],
+                total=total, shift=shift,
+            )
+        )
+        halves.append(half)
+    add_elementwise(builder, "Add", halves[0], halves[1], output, suffix="sum")
+
+
+def cubic_taps(node: Node, places: Array, size: int) -> tuple[Array, Array]:
+    """Indices (int64) and weights (float64) of the four neighbours of each place: [4, places].
+
+    Ref: ONNX operator Resize, version 19; Keys, "Cubic convolution interpolation for digital image
+    processing", 1981, equation 15, with `cubic_coeff_a` in the place of -1/2.
+    """
+    a = float(node.attributes.get("cubic_coeff_a", -0.75))
+    floor = np.floor(places)
+    rest = (places - floor).astype(np.float64)
+    taps = floor.astype(np.int64) + np.arange(-1, 3)[:, None]
+    near, far = (
+        np.abs(np.stack([rest, 1 - rest])), np.abs(np.stack([rest + 1, 2 - rest]))
+    )
+    inner = ((a + 2) * near - (a + 3)) * near**2 + 1
+    outer = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+    weights = np.stack([outer[0], inner[0], inner[1], outer[1]])
+    if node.attributes.get("exclude_outside", 0):
+        weights = np.where((taps >= 0) & (taps < size), weights, 0.0)
+        weights = weights / weights.sum(axis=0)
+    return np.clip(taps, 0, size - 1), weights
+
+
+def moderate_weights(node: Node, graph: Graph) -> str | None:
+    """the weights of an element's neighbours in cubic interpolation may add up to at most 2 without
+    their signs"""
+    if _text(node, "mode", "nearest") != "cubic":
+        return None
+    shape = graph.types[node.inputs[0]].shape
+    for axis, places in coordinates(node, graph).items():
+        with np.errstate(all="ignore"):
+            reach = _reach(cubic_taps(node, places, shape[axis])[1])
+        if not reach <= _FURTHEST:
+            return f"{reach:g} along axis {axis}"
+    return None
+
+
 def known_resize(node: Node, graph: Graph) -> str | None:
-    """Resize must be nearest or linear by constant factors, without antialiasing where it shrinks,
-    without cropping, and to the stretched size (nearest with half_pixel_symmetric: a whole one)"""
+    """Resize must be nearest, linear or cubic by constant factors, without antialiasing where it
+    shrinks, without cropping, and to the stretched size (nearest with half_pixel_symmetric: a whole
+    one)"""
     for name in node.inputs[2:]:
         if name and name not in graph.constants:
             return f"{name!r} is computed"
     mode = _text(node, "mode", "nearest")
-    if mode not in ("nearest", "linear"):
+    if mode not in ("nearest", "linear", "cubic"):
         return f"mode {mode!r}"
     transform = _text(node, "coordinate_transformation_mode", "half_pixel")
     if transform not in COORDINATES:
@@ -414,7 +511,7 @@ def known_resize(node: Node, graph: Graph) -> str | None:
         after < before for before, after in zip(old, new, strict=True)
     ):
         return f"antialias from {old} to {new}"
-    if mode == "linear" and prod(old[:2]) != prod(new[:2]):
+    if mode != "nearest" and prod(old[:2]) != prod(new[:2]):
         return f"images or channels change from {old[:2]} to {new[:2]}"
     return None
 
@@ -432,6 +529,8 @@ def _whole_sizes(node: Node, graph: Graph) -> bool:
 
 
 def _wish(node: Node, graph: Graph) -> Wish:
+    if _text(node, "mode", "nearest") == "cubic":
+        return NO_WISH  # between its operand's elements it reaches beyond them
     return Wish(same=((node.inputs[0], node.outputs[0]),))
 
 
@@ -440,7 +539,8 @@ OPERATORS = (
         names=("Resize",), build=_build,
         rules=(
             FLOAT32, COMPUTED_DATA,
-            Rule(check=known_resize, remedy="resize by nearest or linear interpolation"),
+            Rule(check=known_resize, remedy="resize by nearest, linear or cubic interpolation"),
+            Rule(check=moderate_weights, remedy="take the usual cubic_coeff_a, -0.75 or -0.5"),
         ),
         wish=_wish,
     ),
