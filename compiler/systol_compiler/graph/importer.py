@@ -203,6 +203,7 @@ def _inputs(
             raise InputError(f"shape {key!r}: a dimension must be a positive integer, not {size!r}")
     unused = set(shapes)
     found: dict[str, TensorType] = {}
+    unbound: dict[str, str] = {}
     for value in graph.input:
         if value.name in constant:
             continue
@@ -219,24 +220,30 @@ def _inputs(
             keys = [f"{value.name}.{axis}", *([dim.dim_param] if dim.dim_param else [])]
             if dim.HasField("dim_value"):
                 fixed = int(dim.dim_value)
-                if fixed < 1 or shapes.get(keys[0], fixed) != fixed:
+                place = f"input {value.name!r}, axis {axis}: the model fixes this dimension to"
+                if fixed < 1:
                     raise InputError(
-                        f"input {value.name!r}, axis {axis}: the model fixes this dimension to "
-                        f"{fixed}; it must be positive and cannot be bound to "
-                        f"{shapes.get(keys[0])}; export it with a dynamic dimension"
+                        f"{place} {fixed}, but it must be positive; export it with a dynamic "
+                        "dimension"
+                    )
+                if shapes.get(keys[0], fixed) != fixed:
+                    raise InputError(
+                        f"{place} {fixed}, and it cannot be bound to {shapes[keys[0]]}; export it "
+                        "with a dynamic dimension"
                     )
                 unused.discard(keys[0])
                 dims.append(fixed)
                 continue
             given = [key for key in keys if key in shapes]
             if not given:
-                raise InputError(
-                    f"input {value.name!r}, axis {axis}: the dynamic dimension {keys[-1]!r} has no "
-                    f"value; bind it, as in {keys[-1]}=1"
-                )
+                unbound.setdefault(keys[-1], f"input {value.name!r}, axis {axis}")
+                dims.append(1)
+                continue
             unused -= set(given)
             dims.append(shapes[given[0]])
         found[value.name] = _input_type(value.name, kind.elem_type, tuple(dims))
+    if unbound:
+        raise _without_value(unbound)
     if unused:
         raise InputError(
             f"shape {sorted(unused)[0]!r} names no dimension of the model's inputs; inputs are "
@@ -245,6 +252,20 @@ def _inputs(
     if not found:
         raise InputError("the model has no inputs besides its weights; export it with its input")
     return found
+
+
+_MOST_UNBOUND = 20
+
+
+def _without_value(unbound: Mapping[str, str]) -> InputError:
+    """All dynamic dimensions that nothing binds, each with its first place."""
+    (first, place), *others = list(unbound.items())[:_MOST_UNBOUND]
+    text = f"{place}: the dynamic dimension {first!r} has no value"
+    for key, place in others:
+        text += f", and neither has {key!r} ({place})"
+    keys = [first, *(key for key, _ in others)]
+    which = "it" if len(keys) == 1 else "them"
+    return InputError(f"{text}; bind {which}, as in {' '.join(f'{key}=1' for key in keys)}")
 
 
 def _input_type(name: str, element: int, shape: tuple[int, ...]) -> TensorType:
