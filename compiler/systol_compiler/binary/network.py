@@ -52,7 +52,7 @@ class LayerRange:
     source_nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MachineSegment:
     """A program, the quantized tensors that it reads and writes, and what its instructions compute.
 
@@ -65,6 +65,13 @@ class MachineSegment:
     outputs: tuple[Binding, ...]
     layers: tuple[LayerRange, ...]
 
+    def __repr__(self) -> str:
+        layers = len({item.layer for item in self.layers})
+        return (
+            f"MachineSegment({self.name!r}, {len(self.program.code)} instructions, "
+            f"{layers} layers)"
+        )
+
     def layers_of_tag(self, tag: int) -> tuple[str, ...]:
         """Names of the layers that run under `tag`, in program order, each once."""
         return tuple(dict.fromkeys(item.layer for item in self.layers if item.tag == tag))
@@ -75,7 +82,7 @@ class MachineSegment:
         return found[0] if found else None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HostSegment:
     """What ONNX Runtime computes, in real numbers.
 
@@ -100,6 +107,12 @@ class HostSegment:
     operators: tuple[str, ...]
     reason: str
     source_nodes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"HostSegment({self.name!r}, {len(self.source_nodes)} nodes: "
+            f"{', '.join(self.operators)})"
+        )
 
 
 Segment: TypeAlias = MachineSegment | HostSegment

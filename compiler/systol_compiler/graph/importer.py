@@ -26,6 +26,7 @@ from systol_compiler.graph.scope import Scope, require_text
 from systol_compiler.graph.tensors import MAX_ELEMENTS, MAX_RANK
 from systol_compiler.graph.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
+from systol_hw.nearest import did_you_mean
 
 __all__ = ["MAX_NODES", "OLDEST_OPSET", "ModelSource", "import_onnx"]
 
@@ -33,6 +34,9 @@ OLDEST_OPSET: Final = 7
 """Older operator sets gave Gemm, BatchNormalization and Add other broadcasting rules."""
 
 MAX_NODES: Final = 20_000
+
+_MOST_UNBOUND: Final = 20
+"""Dimensions that a message names."""
 
 
 def import_onnx(
@@ -204,6 +208,7 @@ def _inputs(
     unused = set(shapes)
     found: dict[str, TensorType] = {}
     unbound: dict[str, str] = {}
+    dynamic: dict[str, None] = {}
     for value in graph.input:
         if value.name in constant:
             continue
@@ -234,6 +239,7 @@ def _inputs(
                 unused.discard(keys[0])
                 dims.append(fixed)
                 continue
+            dynamic.setdefault(keys[-1])
             given = [key for key in keys if key in shapes]
             if not given:
                 unbound.setdefault(keys[-1], f"input {value.name!r}, axis {axis}")
@@ -246,15 +252,13 @@ def _inputs(
         raise _without_value(unbound)
     if unused:
         raise InputError(
-            f"shape {sorted(unused)[0]!r} names no dimension of the model's inputs; inputs are "
-            f"{list(found)}"
+            f"shape {sorted(unused)[0]!r} names no dimension of the model's inputs"
+            f"{did_you_mean(sorted(unused)[0], dynamic)}; inputs are {list(found)}, and their "
+            f"dynamic dimensions {list(dynamic)[:_MOST_UNBOUND] or 'none'}"
         )
     if not found:
         raise InputError("the model has no inputs besides its weights; export it with its input")
     return found
-
-
-_MOST_UNBOUND = 20
 
 
 def _without_value(unbound: Mapping[str, str]) -> InputError:

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systol.arguments import Parser, did_you_mean
+from systol.arguments import Parser
 from systol.commands.registration import Command, require_writable
 from systol.results import tables
 from systol.terminal import print_table, say
 from systol_hw.arch import PRESETS, Arch, dump_arch, load_arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import ConfigurationError, InputError
+from systol_hw.nearest import did_you_mean
 from systol_hw.shown import shown
 
 _PORTS = ("weight_port", "host_port")

@@ -10,6 +10,7 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.graph.float_graph import TensorType
 from systol_compiler.numbers.limits import Array
 from systol_hw.errors import InputError
+from systol_hw.nearest import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +88,10 @@ def check_inputs(model: CompiledModel, inputs: Mapping[str, Array]) -> Items:
     names = [item.name for item in model.inputs]
     for name in inputs:
         if name not in names:
-            raise InputError(f"the model has no input {name!r}; its inputs are {', '.join(names)}")
+            raise InputError(
+                f"the model has no input {name!r}{did_you_mean(name, names)}; its inputs are "
+                f"{', '.join(names)}"
+            )
     size = model.batch
     arrays: dict[str, Array] = {}
     for name in names:
