@@ -91,7 +91,7 @@ class Program:
             )
 
     def __repr__(self) -> str:
-        windows = "".join(f", {w.name} of {w.size_bytes} bytes" for w in self.windows)
+        windows = "".join(f", {w.name!r} of {w.size_bytes} bytes" for w in self.windows)
         return f"Program(for {self.arch.name}, {len(self.code)} instructions{windows})"
 
     def initial_weight_memory(self) -> np.ndarray:
