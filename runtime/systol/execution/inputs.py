@@ -105,7 +105,13 @@ def check_inputs(model: CompiledModel, inputs: Mapping[str, Array]) -> Items:
             array.ndim == len(kind.shape) and array.shape[1:] == rest and len(array) > 0
         )
         if not good:
-            raise InputError(f"input {name!r} must be {wanted}, not {list(array.shape)}")
+            text = f"input {name!r} must be {wanted}, not {list(array.shape)}"
+            if size is None and array.shape[1:] == kind.shape[1:] and array.ndim:
+                text += (
+                    "; this model takes no other number of items, because not all of its inputs "
+                    "and outputs begin with the same dimension"
+                )
+            raise InputError(text)
         arrays[name] = _converted(name, array, kind, wanted)
     counts = {len(array) for array in arrays.values()} if size is not None else {1}
     if len(counts) > 1:
