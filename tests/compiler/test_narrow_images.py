@@ -14,8 +14,8 @@ from onnx_run import run_model
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 
-SIZES = tuple(itertools.product((1, 2, 3, 6), repeat=2))
-KERNELS = tuple(itertools.product((1, 2, 3), repeat=2))
+SIZES: tuple[Pair, ...] = tuple((h, w) for h in (1, 2, 3, 6) for w in (1, 2, 3, 6))
+KERNELS: tuple[Pair, ...] = tuple((h, w) for h in (1, 2, 3) for w in (1, 2, 3))
 PADS: tuple[Pads, ...] = ((0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 1, 0), (1, 0, 0, 0),
                           (0, 1, 0, 0), (0, 1, 0, 2), (1, 1, 1, 1))  # fmt: skip
 STRIDES = ((1, 1), (1, 2), (2, 1), (2, 2))
