@@ -196,6 +196,7 @@ _DUMPED = re.compile(r"tensor[0-9]+\.npy|index\.json")
 def _prepare_dump(directory: Path, options: argparse.Namespace) -> None:
     """Make the folder, and see that a dump overwrites nothing that this run reads or writes."""
     make_folder(directory)
+    require_writable(directory / _INDEX)
     named = {
         "BINARY": options.binary, "--input": options.input, "--output": options.output,
         "--counters": options.counters, "--csv": options.csv, "--trace": options.trace,
