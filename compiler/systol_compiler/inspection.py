@@ -19,7 +19,7 @@ PLACES: Final = ("machine", "host", FOLDED, "refused", OPEN)
 _BLOCKER: Final = re.compile(r"(?:- )?node '(.*?)' \((\w*)\): (.*)", re.DOTALL)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Inspection:
     """What becomes of a model.
 
@@ -40,6 +40,11 @@ class Inspection:
     nodes: tuple[dict[str, Any], ...]
     partition: Partition | None
     blockers: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        counts = {place: sum(row["place"] == place for row in self.nodes) for place in PLACES}
+        places = ", ".join(f"{count} {place}" for place, count in counts.items() if count)
+        return f"Inspection({self.name!r}, {len(self.nodes)} nodes: {places or 'none'})"
 
     def to_json(self, arch: Arch | None = None) -> dict[str, Any]:
         """As JSON values; with a machine, the least cycles of its products too."""

@@ -152,7 +152,7 @@ class MemoryPort:
         return -(-self.beat_cost // self.credit_income)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Arch:
     """One machine. All fields are checked at construction; see docs/architecture.md.
 
@@ -261,6 +261,12 @@ class Arch:
             self.columns % self.vector_lanes == 0,
             f"vector_lanes must divide the {self.columns} columns",
             self.vector_lanes,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Arch({self.name!r}, {self.rows}x{self.columns}, {self.ub_bytes} bytes of unified "
+            f"buffer, {self.clock_hz / 1e6:g} MHz)"
         )
 
     @property

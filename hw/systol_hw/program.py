@@ -19,7 +19,7 @@ class Window:
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Program:
     """Everything that an executor needs besides the windows' contents.
 
@@ -87,6 +87,10 @@ class Program:
                 0 < window.size_bytes <= MEMORY_LIMIT_BYTES,
                 f"window {window.name!r}: size must lie in 1..2**31, not {window.size_bytes}",
             )
+
+    def __repr__(self) -> str:
+        windows = "".join(f", {w.name!r} of {w.size_bytes} bytes" for w in self.windows)
+        return f"Program(for {self.arch.name}, {len(self.code)} instructions{windows})"
 
     def initial_weight_memory(self) -> np.ndarray:
         """A fresh copy of weight memory with the code in it: uint8, (weight_memory_bytes,)."""

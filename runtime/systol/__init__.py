@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from systol.api import compile, inspect, load
     from systol.execution.session import Device, Session
+    from systol.program_run import ProgramResult, place_tokens
     from systol.results.report import make_report
     from systol.results.result import ModelResult
     from systol_compiler.binary.model import CompiledModel
@@ -32,14 +33,19 @@ if TYPE_CHECKING:
         SystolError,
         UnsupportedModelError,
     )
+    from systol_hw.program import Program
+    from systol_hw.program_text import parse_program
 
 _HOMES = {
     "systol.api": ("compile", "inspect", "load"),
     "systol.results.report": ("make_report",),
     "systol.execution.session": ("Device", "Session"),
+    "systol.program_run": ("ProgramResult", "place_tokens"),
     "systol.results.result": ("ModelResult",),
     "systol_compiler.binary.model": ("CompiledModel",),
     "systol_hw.arch": ("Arch", "load_arch"),
+    "systol_hw.program": ("Program",),
+    "systol_hw.program_text": ("parse_program",),
 }
 """Modules, and what of them is public. What is in none of them is an error class."""
 
@@ -55,6 +61,8 @@ __all__ = [
     "MachineFaultError",
     "MissingToolError",
     "ModelResult",
+    "Program",
+    "ProgramResult",
     "Session",
     "SystolError",
     "UnsupportedModelError",
@@ -63,6 +71,8 @@ __all__ = [
     "load",
     "load_arch",
     "make_report",
+    "parse_program",
+    "place_tokens",
 ]
 
 
@@ -74,7 +84,11 @@ def __getattr__(name: str) -> object:
 
         return version()
     if name not in __all__:
-        raise AttributeError(f"module 'systol' has no attribute {name!r}")
+        from systol_hw.nearest import did_you_mean
+
+        raise AttributeError(
+            f"module 'systol' has no attribute {name!r}{did_you_mean(name, __dir__())}"
+        )
     home = next((home for home, names in _HOMES.items() if name in names), "systol_hw.errors")
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
@@ -82,4 +96,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

@@ -18,6 +18,7 @@ import numpy as np
 
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
+from systol_hw.nearest import did_you_mean
 from systol_hw.shown import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -171,7 +172,8 @@ def _read_archive(
             name = name if name in wanted else known.get(name, name)
             if name not in wanted:
                 raise InputError(
-                    f"{path}: there is no input {shown(name)}; what is asked for is "
+                    f"{path}: there is no input {shown(name)}"
+                    f"{did_you_mean(name, wanted)}; what is asked for is "
                     f"{', '.join(map(shown, wanted)) or 'none'}"
                 )
         if name in members:

@@ -91,9 +91,8 @@ def build_parser() -> Parser:
             command.name,
             help=command.help,
             description="\n".join(textwrap.wrap(command.description, 90)),
-            epilog=f"examples:\n{textwrap.indent(command.examples, '  ')}"
-            if command.examples
-            else None,
+            epilog=f"examples:\n{textwrap.indent(command.examples, '  ')}\n\n"
+            f"The pages are {_docs()}.",
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from systol_hw.errors import InputError, MissingToolError
+from systol_hw.nearest import did_you_mean
 from systol_hw.program import Program
 from systol_sim.hardware.waves import WAVE_FORMATS
 from systol_sim.results import RunResult
@@ -65,6 +66,14 @@ class Backend:
         """Raise `InputError` if it counts no cycles."""
         if not self.counts_cycles:
             raise InputError(f"the {self.name} backend counts no cycles; take sim or rtl")
+
+    def require_waves(self) -> None:
+        """Raise `InputError` if it draws no waveforms."""
+        if not self.waves:
+            raise InputError(
+                f"the {self.name} backend has no signals to draw; take rtl or amaranth for "
+                "waveforms"
+            )
 
 
 def _reference() -> Executor:
@@ -152,5 +161,8 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 def find_backend(name: str) -> Backend:
     """The backend called `name`; raises `InputError` if there is none."""
     if name not in BACKENDS:
-        raise InputError(f"no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+        raise InputError(
+            f"no backend is called {name!r}{did_you_mean(name, BACKENDS)}; there are "
+            f"{', '.join(BACKENDS)}"
+        )
     return BACKENDS[name]

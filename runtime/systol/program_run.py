@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from systol.array_files import Array
-from systol.device import find_backend
+from systol.device import Backend, WaveExecutor, find_backend
+from systol.results import tables
+from systol.results.report import report_program
+from systol.results.trace import trace_program
 from systol_hw.errors import InputError, MachineFaultError
 from systol_hw.isa import decode, encode_program
 from systol_hw.isa.assembly import format_word
+from systol_hw.nearest import did_you_mean
 from systol_hw.program import Program
 from systol_hw.shown import shown
 from systol_hw.tables.counters import UNIT_STATES
@@ -18,7 +26,7 @@ from systol_sim.validity.checker import check
 from systol_sim.validity.synchronize import strip, synchronize
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ProgramResult:
     """What a program left behind.
 
@@ -28,7 +36,7 @@ class ProgramResult:
     backend
         Name of the executor.
     windows
-        Host windows by name: uint8.
+        Host windows by name: uint8. Empty where only time was asked for.
     run
         What the executor gave: counters, times, interrupts, memories where it reads them back.
     """
@@ -38,9 +46,33 @@ class ProgramResult:
     windows: dict[str, Array]
     run: RunResult
 
-    def __repr__(self) -> str:
+    @property
+    def cycles(self) -> int | None:
+        """Cycles of the run; None where none were counted."""
         counters = self.run.counters
-        cycles = "" if counters is None else f", {counters.cycles:,} cycles"
+        return None if counters is None else counters.cycles
+
+    @cached_property
+    def report(self) -> Mapping[str, Any]:
+        """The performance report: JSON values (docs/counters.md).
+
+        Raises
+        ------
+        InputError
+            The backend counts no cycles.
+        """
+        return report_program(self.program, self.run, self.backend)
+
+    def trace(self) -> dict[str, Any]:
+        """The run for Perfetto; raises as `report`."""
+        return trace_program(self.program, self.run, self.backend)
+
+    def tables(self) -> list[tables.Table]:
+        """The report's tables: heading row and rows of text; raises as `report`."""
+        return tables.sections(self.report)
+
+    def __repr__(self) -> str:
+        cycles = "" if self.cycles is None else f", {self.cycles:,} cycles"
         return f"ProgramResult({self.backend}, {len(self.program.code)} instructions{cycles})"
 
 
@@ -73,7 +105,12 @@ def place_tokens(program: Program) -> Program:
 
 
 def run_program(
-    program: Program, contents: Mapping[str, Array] | None = None, *, backend: str = "sim"
+    program: Program,
+    contents: Mapping[str, ArrayLike] | ArrayLike | None = None,
+    *,
+    backend: str | Backend = "sim",
+    values: bool = True,
+    waves: Path | None = None,
 ) -> ProgramResult:
     """Check `program` and run it once.
 
@@ -81,41 +118,64 @@ def run_program(
     ----------
     contents
         What its host windows hold at the start, by name: arrays of any type, byte for byte, that
-        fit their windows. What is not given is zero.
+        fit their windows; one array for a program of one window. What is not given is zero.
     backend
-        A name in `systol.device.BACKENDS`.
+        A name in `systol.device.BACKENDS`, or one of them.
+    values
+        Whether to compute what the windows hold, and not cycles and counters alone.
+    waves
+        Where to draw the waveforms.
 
     Raises
     ------
     InvalidProgramError
         The static checker refuses the program.
     InputError
-        There is no such backend or window, or an array does not fit.
+        There is no such backend or window, or an array does not fit; or the backend draws no
+        waveforms, or counts no cycles and nothing else was wanted.
     MachineFaultError
         The machine stopped with a fault.
     """
+    chosen = find_backend(backend) if isinstance(backend, str) else backend
+    if waves is not None:
+        chosen.require_waves()
+    if not values:
+        chosen.require_cycles()
     check(program)
-    filled = _filled(program, contents or {})
-    result = find_backend(backend).open()(program, filled, values=True)
+    filled = _filled(program, {} if contents is None else contents)
+    executor = chosen.open()
+    if waves is None:
+        result = executor(program, filled, values=values)
+    else:
+        result = cast(WaveExecutor, executor)(program, filled, values=True, waves=waves)
     fault = result.fault
     if fault is not None:
         text = f"the program stopped: {fault}"
         if fault.pc < len(program.code):
             text += f" ({format_word(program.code[fault.pc].tobytes())})"
         raise MachineFaultError(text)
-    names = [window.name for window in program.windows]
-    windows = dict(zip(names, result.windows, strict=True))
-    return ProgramResult(program=program, backend=backend, windows=windows, run=result)
+    names = [window.name for window in program.windows] if values else []
+    windows = dict(zip(names, result.windows, strict=values))
+    return ProgramResult(program=program, backend=chosen.name, windows=windows, run=result)
 
 
-def _filled(program: Program, contents: Mapping[str, Array]) -> dict[str, Array]:
+def _filled(
+    program: Program, contents: Mapping[str, ArrayLike] | ArrayLike
+) -> dict[str, Array]:
     sizes = {window.name: window.size_bytes for window in program.windows}
+    if not isinstance(contents, Mapping):
+        if len(sizes) != 1:
+            raise InputError(
+                f"the program has {len(sizes)} windows ({', '.join(map(shown, sizes)) or 'none'}); "
+                "give their contents by name"
+            )
+        contents = dict.fromkeys(sizes, contents)
     filled = {}
     for name, value in contents.items():
         if name not in sizes:
             raise InputError(
-                f"the program has no window {shown(name)}; its windows are "
-                f"{', '.join(map(shown, sizes)) or 'none'}"
+                f"the program has no window {shown(name)}{did_you_mean(name, sizes)}; its windows "
+                f"are {', '.join(map(shown, sizes)) or 'none'}"
             )
         data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
         if data.size > sizes[name]:

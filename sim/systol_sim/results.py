@@ -10,7 +10,7 @@ from systol_hw.tables.counters import AMOUNTS, SCALARS, STATES, UNIT_STATES
 from systol_hw.tables.faults import Fault, Unit
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Counters:
     """All counters of one run.
 
@@ -37,6 +37,9 @@ class Counters:
             amounts=np.zeros((len(AMOUNTS), TAGS), np.int64),
             scalars=np.zeros(len(SCALARS), np.int64),
         )
+
+    def __repr__(self) -> str:
+        return f"Counters({self.cycles:,} cycles)"
 
     @property
     def cycles(self) -> int:
@@ -86,7 +89,7 @@ class Counters:
         return lines
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RunResult:
     """The outcome of one run of one program.
 
@@ -123,3 +126,8 @@ class RunResult:
     status: int = 0
     memories: dict[str, np.ndarray] = field(default_factory=dict)
     coverage: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        end = "halted" if self.fault is None else str(self.fault)
+        cycles = "" if self.counters is None else f", {self.counters.cycles:,} cycles"
+        return f"RunResult({self.arch.name}, {end}{cycles})"

@@ -19,6 +19,7 @@ from systol.array_files import write_arrays
 from systol.cli import main
 from systol.console.listing import code_lines, comments
 from systol.program_run import place_tokens, run_program
+from systol.selftest import tiny_model
 from systol_compiler.binary.model import LayerRange
 from systol_hw.arch import PRESETS, load_arch
 from systol_hw.errors import (
@@ -84,11 +85,9 @@ def test_its_windows_are_inputs_by_name(echo: Path, capsys: Captured) -> None:
     assert "00 00 00" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag", ["--timing-only", "--trace", "--waves", "--counters",
-                                  "--dump-tensors"])  # fmt: skip
+@pytest.mark.parametrize("flag", ["--csv", "--dump-tensors"])
 def test_what_needs_a_model_says_so(echo: Path, flag: str, capsys: Captured) -> None:
-    value = [] if flag == "--timing-only" else [str(echo.with_name("x.vcd"))]
-    assert main(["run", str(echo), flag, *value]) == 3
+    assert main(["run", str(echo), flag, str(echo.with_name("x"))]) == 3
     assert f"{flag} needs a binary" in capsys.readouterr().err
 
 
@@ -104,6 +103,63 @@ def test_a_program_that_races_is_refused_and_one_that_faults_is_named(
     monkeypatch.setattr("systol.program_run.check", lambda program: None)
     with pytest.raises(MachineFaultError, match=r"address in vector.*\(fill .*0x100000\)"):
         run_program(program)
+
+
+def test_a_texts_counters_and_trace(echo: Path, capsys: Captured) -> None:
+    files = {name: echo.with_name(f"{name}.json") for name in ("counters", "trace")}
+    words = ["run", str(echo), "--json"]
+    for name, path in files.items():
+        words += [f"--{name}", str(path)]
+    assert main(words) == 0
+    cycles = json.loads(capsys.readouterr().out)["cycles"]
+    report = json.loads(files["counters"].read_text())
+    assert (report["cycles"], report["arch"]["name"]) == (cycles, "nano")
+    assert report["units"]["load"]["amounts"]["host_bytes"]["value"] == 16
+    assert sum(report["array"]["categories"].values()) == cycles
+    slices = [e for e in json.loads(files["trace"].read_text())["traceEvents"] if e["ph"] == "X"]
+    assert [item["name"] for item in slices] == ["read_host", "write_host", "halt"]
+    assert slices[-1]["args"]["end_cycle"] == cycles - 1
+    assert main(["compare", str(files["counters"]), str(files["counters"])]) == 0
+    capsys.readouterr()
+    assert main(["run", str(echo), "--timing-only", "--json"]) == 0
+    timed = json.loads(capsys.readouterr().out)
+    assert timed["cycles"] == cycles and timed["windows"] == []
+    for flags in (["--timing-only"], ["--trace", str(files["trace"])]):
+        assert main(["run", str(echo), *flags, "--backend", "reference"]) == 3
+        assert "counts no cycles" in capsys.readouterr().err
+    assert main(["run", str(echo), "--waves", "w.vcd"]) == 3
+    assert "has no signals to draw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["sim", "reference"])
+def test_a_device_runs_a_program(backend: str) -> None:
+    program = systol.parse_program(ECHO)
+    device, given = systol.Device(backend), np.arange(16, dtype=np.uint8)
+    found = device.run(program, {"in": given})
+    assert isinstance(found, systol.ProgramResult) and found.backend == backend
+    np.testing.assert_array_equal(found.windows["out"][:16], given)
+    assert not device.run(program).windows["out"].any()
+    if backend == "sim":
+        assert found.report["cycles"] == found.cycles and len(found.tables()) >= 3
+        assert len(found.trace()["traceEvents"]) > 3
+    else:
+        with pytest.raises(InputError, match="counts no cycles"):
+            _ = found.report
+    with pytest.raises(InputError, match=r"2 windows \('in', 'out'\); give their contents by name"):
+        device.run(program, given)
+    with pytest.raises(InputError, match=r"no window 'inn' \(did you mean in\?\)"):
+        device.run(program, {"inn": given})
+
+
+def test_one_array_fills_a_programs_only_window() -> None:
+    text = ECHO.replace(".window out 64\n", "").replace("window=1", "memory_address=0x10")
+    found = systol.Device().run(systol.parse_program(text), np.arange(4, dtype="<i4"))
+    np.testing.assert_array_equal(found.windows["in"].view("<i4")[:8], [*range(4), *range(4)])
+
+
+def test_a_model_needs_inputs() -> None:
+    with pytest.raises(InputError, match="needs its inputs, x; for cycles alone"):
+        systol.Device().run(tiny_model())  # type: ignore[call-overload]
 
 
 def test_contents_of_any_type_go_in_byte_for_byte() -> None:
@@ -233,6 +289,12 @@ def test_the_page_of_the_first_program(tmp_path: Path) -> None:
     assert count == 6
     sums = np.load(tmp_path / "out.npz")["sums"]
     np.testing.assert_array_equal(sums[:32], np.arange(32))
+    (script_text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script_text], cwd=tmp_path, env=environment, text=True,
+        capture_output=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.stdout == "[0 1 2 3 4 5 6 7] 625\n", done.stderr
 
 
 def test_machines_are_listed_and_shown(capsys: Captured) -> None:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from systol.cli import COMMANDS, build_parser, main
 from systol.console import terminal
-from systol.console.arguments import did_you_mean
 from systol.console.terminal import BuildStatus, plain_streams, print_table, say
 from systol_hw.errors import InputError
+from systol_hw.nearest import did_you_mean
 from systol_hw.shown import printable, shown
 from systol_sim.building import building, observed
 
@@ -140,6 +140,9 @@ def test_unknown_words_name_the_nearest(capsys: pytest.CaptureFixture[str]) -> N
     found = did_you_mean("edge15", ["nano", "edge16", "edge32"])
     assert found == " (did you mean edge16 or edge32?)"
     assert did_you_mean("x", ["nano"]) == ""
+    # Names may be a stranger's, and comparing takes the product of their lengths.
+    assert did_you_mean("a" * 10**6, ["a" * 10**6, *(f"{n}" * 1000 for n in range(10**5))])
+    assert "\x1b" not in did_you_mean("input", ["inp\x1but"])
 
 
 def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +210,8 @@ def test_every_command_has_examples_that_parse(
     printed = capsys.readouterr().out
     _, found, examples = printed.partition("\nexamples:\n")
     assert found, printed
+    examples, pages, place = examples.partition("\nThe pages are ")
+    assert pages and place.strip().endswith("docs.")
     called = []
     for line in filter(None, examples.splitlines()):
         systol, *words = shlex.split(re.split(r" [|>] ", line)[0])

@@ -53,7 +53,7 @@ class LayerRange:
     source_nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MachineSegment:
     """A program, the quantized tensors that it reads and writes, and what its instructions compute.
 
@@ -65,6 +65,13 @@ class MachineSegment:
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     layers: tuple[LayerRange, ...]
+
+    def __repr__(self) -> str:
+        layers = len({item.layer for item in self.layers})
+        return (
+            f"MachineSegment({self.name!r}, {len(self.program.code)} instructions, "
+            f"{layers} layers)"
+        )
 
     def layers_of_tag(self, tag: int) -> tuple[str, ...]:
         """Names of the layers that run under `tag`, in program order, each once."""

@@ -8,7 +8,7 @@ from systol_compiler.text.forms import show_fields
 from systol_compiler.text.statement import show_head
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HostLayer:
     """A run of the model's nodes as an ONNX model over tensors of the model's own types.
 
@@ -35,6 +35,11 @@ class HostLayer:
     operators: tuple[str, ...]
     reason: str
     source_nodes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"HostLayer({self.name!r}, {len(self.source_nodes)} nodes: {', '.join(self.operators)})"
+        )
 
     def text_parts(self, printer: Printer) -> list[str]:
         """The text's parts: head, then every field that is declared."""

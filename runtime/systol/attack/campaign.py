@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from systol.attack.doors import DOORS, seeds_of
 from systol_hw.termination import begun_whole
+from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside, wait_for_compilation
 
 SECONDS, SECONDS_PER_MB = 10.0, 1.0
 PEAK_BYTES, PEAK_FACTOR = 500 << 20, 20
@@ -164,6 +165,9 @@ def work(door: str, seed: int, first: int, cases: int, folder: Path) -> None:
     path = folder / f"case{DOORS[door].suffix}"
     shallow = re.compile(DOORS[door].shallow)
     seeds_of(door, folder)
+    # What is compiled once is no case's time.
+    compile_beside(STEPPER, VALUES)
+    wait_for_compilation()
     for number in range(first, cases):
         data, rng = mutant(door, seed, number, folder)
         path.write_bytes(data)

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from systol.commands.disasm import select
-from systol.commands.options.registration import Command, keep_apart, read_text
+from systol.commands.options.registration import Command, keep_apart, read_text, require_writable
 from systol.console.terminal import say
 from systol_compiler.binary.reader import load
 from systol_hw.errors import InputError
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     keep_apart({"TEXT": options.text}, {"--output": options.output})
+    require_writable(options.output)
     program = parse_program(read_text(options.text))
     check(program)
     model = load(options.into)

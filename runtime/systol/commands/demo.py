@@ -13,7 +13,7 @@ import numpy as np
 from systol import bundled
 from systol.commands.compile_model import describe
 from systol.commands.options.model_options import compile_and_say
-from systol.commands.options.registration import Array, Command, positive, write_arrays
+from systol.commands.options.registration import Array, Command, make_folder, positive, write_arrays
 from systol.commands.run import print_report
 from systol.console.stage_status import StageStatus
 from systol.console.terminal import LateProgress, print_table, say
@@ -23,7 +23,6 @@ from systol.results.agreement import check_agreement
 from systol.results.report import make_report, write_json
 from systol.results.result import ModelResult
 from systol_compiler.binary.model import CompiledModel
-from systol_hw.errors import InputError
 from systol_sim.jit.compiled import STEPPER, VALUES, compile_beside
 from systol_sim.onnx_runtime import onnxruntime
 
@@ -58,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    directory = make_folder(options.directory)
     compile_beside(STEPPER, VALUES)
     name = f"mnist_{options.model}"
     images, labels = bundled.test_images()
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         "float": _accuracy(_float_logits(name, images), labels),
         "int8": _accuracy(result.outputs[_OUTPUT], labels),
     }
-    files = _leave(Path(options.directory), name, model, images, report)
+    files = _leave(directory, name, model, images, report)
     agreement = _run_rtl(options, model, images) if options.backend == "rtl" else None
     if options.json:
         figures: dict[str, Any] = {
@@ -149,10 +149,6 @@ def _leave(
 ) -> dict[str, Path]:
     """Write what the next commands start from; binary and counters named by the machine, too."""
     stem = f"{name}.{model.arch.name}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror or error}") from error
     files = {
         "binary": directory / f"{stem}.elf",
         "images": directory / "images.npz",

@@ -7,6 +7,7 @@ from systol.console.listing import code_lines, comments
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.binary.reader import load
 from systol_hw.errors import InputError
+from systol_hw.nearest import did_you_mean
 from systol_hw.program_text import format_program, parse_program
 from systol_hw.shown import printable
 
@@ -50,8 +51,11 @@ def select(model: CompiledModel, name: str | None) -> tuple[MachineSegment, ...]
     """The machine segments called `name`, or all; raises `InputError` if there is none."""
     chosen = tuple(s for s in model.machine_segments if name in (None, s.name))
     if not chosen:
-        names = ", ".join(s.name for s in model.machine_segments) or "none"
-        raise InputError(f"no machine segment {name or ''!r}; there are: {names}")
+        names = [s.name for s in model.machine_segments]
+        raise InputError(
+            f"no machine segment {name or ''!r}{did_you_mean(name or '', names)}; there are: "
+            f"{', '.join(names) or 'none'}"
+        )
     return chosen
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from systol.commands.options.registration import Command, positive
+from systol.commands.options.registration import Command, make_folder, positive, require_writable
 from systol.console.terminal import LateProgress, say
 from systol_hw.arch import Arch
 from systol_hw.errors import DifferenceError, InputError, MissingToolError
@@ -77,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     machines = _machines(options.machines, options.seed)
     state = _state(options)
+    require_writable(options.state, options.report)
+    if options.directory:
+        make_folder(options.directory)
     if options.report:
         check_marks(Path(options.report))
     say(f"seed {options.seed}: {options.programs} programs on {len(machines)} machines")

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from systol.commands.options.registration import Command, require_writable
-from systol.console.arguments import Parser, did_you_mean
+from systol.console.arguments import Parser
 from systol.console.terminal import print_table, say
 from systol.results import tables
 from systol_hw.arch import PRESETS, Arch, dump_arch, load_arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import ConfigurationError, InputError
+from systol_hw.nearest import did_you_mean
 from systol_hw.shown import shown
 
 _PORTS = ("weight_port", "host_port")

@@ -16,6 +16,7 @@ from systol.commands.options.registration import (
     add_backend,
     is_program_text,
     keep_apart,
+    make_folder,
     require_writable,
     write_arrays,
 )
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="Y.npz", help="write the outputs, by name")
     add_backend(parser)
     parser.add_argument("--counters", metavar="C.json", help="write the performance report")
+    parser.add_argument("--csv", metavar="L.csv", help="write each layer's figures as CSV")
     parser.add_argument("--trace", metavar="T.json", help="write a trace for Chrome or Perfetto")
     parser.add_argument(
         "--waves", type=Path, metavar="W.vcd|W.fst",
@@ -73,10 +75,12 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("a binary needs --input X.npz, or --timing-only for its cycles alone")
     keep_apart(
         {"BINARY": options.binary, "--input": options.input},
-        {"--output": options.output, "--counters": options.counters, "--trace": options.trace,
-         "--waves": options.waves},
+        {"--output": options.output, "--counters": options.counters, "--csv": options.csv,
+         "--trace": options.trace, "--waves": options.waves},
     )  # fmt: skip
-    require_writable(options.output, options.counters, options.trace, options.waves)
+    require_writable(
+        options.output, options.counters, options.csv, options.trace, options.waves
+    )
     if options.dump_tensors:
         _prepare_dump(Path(options.dump_tensors), options)
     if text:
@@ -85,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         compile_beside(STEPPER, *([] if options.timing_only else [VALUES]))
     model = load(options.binary)
     device = Device(options.backend)
-    if options.counters or options.trace:
+    if options.counters or options.csv or options.trace:
         device.backend.require_cycles()
     if options.timing_only:
         result = device.load(model).time()
@@ -103,6 +107,9 @@ def run(options: argparse.Namespace) -> int:
     if options.counters:
         write_json(options.counters, make_report(result))
         say(f"counters: {options.counters}")
+    if options.csv:
+        result.write_csv(options.csv)
+        say(f"layers: {options.csv}")
     if options.trace:
         write_json(options.trace, make_trace(result))
         say(f"trace: {options.trace}")
@@ -188,14 +195,12 @@ _DUMPED = re.compile(r"tensor[0-9]+\.npy|index\.json")
 
 def _prepare_dump(directory: Path, options: argparse.Namespace) -> None:
     """Make the folder, and see that a dump overwrites nothing that this run reads or writes."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror or error}") from error
+    make_folder(directory)
     require_writable(directory / _INDEX)
     named = {
         "BINARY": options.binary, "--input": options.input, "--output": options.output,
-        "--counters": options.counters, "--trace": options.trace, "--waves": options.waves,
+        "--counters": options.counters, "--csv": options.csv, "--trace": options.trace,
+        "--waves": options.waves,
     }  # fmt: skip
     for name, path in named.items():
         if path is None:

@@ -9,10 +9,11 @@ from systol.console.terminal import print_table, say
 from systol.device import find_backend
 from systol.program_run import figures, run_program
 from systol.results import tables
+from systol.results.report import write_json
 from systol_hw.errors import InputError
 from systol_hw.program_text import parse_program
 
-_FOR_MODELS = ("timing_only", "trace", "waves", "dump_tensors", "counters")
+_FOR_MODELS = ("csv", "dump_tensors")
 _SHOWN_BYTES = 8
 
 
@@ -23,15 +24,27 @@ def run_text(options: argparse.Namespace) -> int:
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{flag} needs a binary, and {options.binary} is a program text")
     backend = find_backend(options.backend)
+    if options.counters or options.trace:
+        backend.require_cycles()
     program = parse_program(read_text(options.binary))
     names = [window.name for window in program.windows]
     contents: dict[str, Array] = {}
     if options.input:
         contents = read_arrays(options.input, names[0] if len(names) == 1 else None, names)
-    result = run_program(program, contents, backend=backend.name)
+    result = run_program(
+        program, contents, backend=backend, values=not options.timing_only, waves=options.waves
+    )
     if options.output:
         write_arrays(options.output, result.windows)
         say(f"windows: {options.output}")
+    if options.counters:
+        write_json(options.counters, result.report)
+        say(f"counters: {options.counters}")
+    if options.trace:
+        write_json(options.trace, result.trace())
+        say(f"trace: {options.trace}")
+    if options.waves:
+        say(f"waveforms: {options.waves}")
     found = figures(result)
     if options.json:
         windows = [

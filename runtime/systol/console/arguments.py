@@ -1,15 +1,9 @@
 """An argument parser that names what may have been meant."""
 
 import argparse
-import difflib
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean a or b?)"`, or nothing where no name is near."""
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+from systol_hw.nearest import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,6 +10,7 @@ from systol_compiler.binary.model import CompiledModel
 from systol_compiler.graph.float_graph import TensorType
 from systol_compiler.numbers.limits import Array
 from systol_hw.errors import InputError
+from systol_hw.nearest import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +88,10 @@ def check_inputs(model: CompiledModel, inputs: Mapping[str, Array]) -> Items:
     names = [item.name for item in model.inputs]
     for name in inputs:
         if name not in names:
-            raise InputError(f"the model has no input {name!r}; its inputs are {', '.join(names)}")
+            raise InputError(
+                f"the model has no input {name!r}{did_you_mean(name, names)}; its inputs are "
+                f"{', '.join(names)}"
+            )
     size = model.batch
     arrays: dict[str, Array] = {}
     for name in names:
@@ -101,7 +105,13 @@ def check_inputs(model: CompiledModel, inputs: Mapping[str, Array]) -> Items:
             array.ndim == len(kind.shape) and array.shape[1:] == rest and len(array) > 0
         )
         if not good:
-            raise InputError(f"input {name!r} must be {wanted}, not {list(array.shape)}")
+            text = f"input {name!r} must be {wanted}, not {list(array.shape)}"
+            if size is None and array.shape[1:] == kind.shape[1:] and array.ndim:
+                text += (
+                    "; this model takes no other number of items, because not all of its inputs "
+                    "and outputs begin with the same dimension"
+                )
+            raise InputError(text)
         arrays[name] = _converted(name, array, kind, wanted)
     counts = {len(array) for array in arrays.values()} if size is not None else {1}
     if len(counts) > 1:

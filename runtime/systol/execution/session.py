@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,12 +15,14 @@ from systol.execution.host import HostRunner
 from systol.execution.inputs import Batch, by_name, check_inputs
 from systol.execution.ranges import InputRangeWarning, RangeWatch
 from systol.execution.values import RunValues
+from systol.program_run import ProgramResult, run_program
 from systol.results.record import SegmentRun, add_counters, without_values
 from systol.results.result import ModelResult
 from systol_compiler.binary.model import CompiledModel, MachineSegment
 from systol_compiler.numbers.limits import Array
 from systol_hw.errors import InputError, MachineFaultError
 from systol_hw.isa.assembly import format_word
+from systol_hw.program import Program
 from systol_sim.results import Counters, RunResult
 from systol_sim.validity.checker import check
 
@@ -55,11 +57,31 @@ class Device:
         """A session for many runs of `model`; see `Session`."""
         return Session(model, self)
 
+    @overload
     def run(
         self, model: CompiledModel, inputs: Mapping[str, ArrayLike] | ArrayLike
-    ) -> ModelResult:
-        """Run `model` once on `inputs`; see `Session.run`."""
-        return self.load(model).run(inputs)
+    ) -> ModelResult: ...
+
+    @overload
+    def run(
+        self, model: Program, inputs: Mapping[str, ArrayLike] | ArrayLike | None = None
+    ) -> ProgramResult: ...
+
+    def run(
+        self,
+        model: CompiledModel | Program,
+        inputs: Mapping[str, ArrayLike] | ArrayLike | None = None,
+    ) -> ModelResult | ProgramResult:
+        """Run `model` once on `inputs`: a compiled model, see `Session.run`; or a program of one's
+        own on what its host windows hold, see `systol.program_run.run_program`."""
+        if isinstance(model, Program):
+            return run_program(model, inputs, backend=self.backend)
+        if inputs is None:
+            raise InputError(
+                f"the model needs its inputs, {', '.join(item.name for item in model.inputs)}; for "
+                "cycles alone there is `Device.load(model).time()`"
+            )
+        return self.load(model)._run(inputs, depth=3)
 
 
 class Session:
@@ -119,11 +141,20 @@ class Session:
         MachineFaultError
             The machine stopped with a fault.
         """
-        if waves is not None and not self.device.backend.waves:
-            raise InputError(
-                f"the {self.device.backend.name} backend has no signals to draw; take rtl or "
-                "amaranth for waveforms"
-            )
+        return self._run(inputs, keep_tensors, progress, waves, depth=3)
+
+    def _run(
+        self,
+        inputs: Mapping[str, ArrayLike] | ArrayLike,
+        keep_tensors: bool = False,
+        progress: Progress | None = None,
+        waves: Path | None = None,
+        *,
+        depth: int,
+    ) -> ModelResult:
+        """As `run`; warnings name the place `depth` calls up."""
+        if waves is not None:
+            self.device.backend.require_waves()
         items = check_inputs(self.model, by_name(self.model, inputs))
         runs = _Runs(self, keep_tensors, waves)
         done = 0
@@ -135,7 +166,7 @@ class Session:
         filled = 0 if items.size is None else items.runs * items.size - items.count
         result = runs.result(items.count, items.runs, filled)
         for text in result.warnings:
-            warnings.warn(text, InputRangeWarning, stacklevel=2)
+            warnings.warn(text, InputRangeWarning, stacklevel=depth)
         return result
 
     def time(self) -> ModelResult:

@@ -17,10 +17,11 @@ from systol_compiler.layer_figures import layer_figures
 from systol_hw.arch import TAGS, Arch
 from systol_hw.atomic_file import replacing
 from systol_hw.errors import InputError
+from systol_hw.program import Program
 from systol_hw.tables.counter_categories import CATEGORIES, STALL_CAUSES
 from systol_hw.tables.counters import AMOUNTS, SCALARS, UNIT_STATES
 from systol_hw.tables.faults import Unit
-from systol_sim.results import Counters
+from systol_sim.results import Counters, RunResult
 
 SCHEMA = "systol.counters/2"
 _MAX_REPORT_BYTES = 64 << 20
@@ -62,9 +63,7 @@ def make_report(result: RunRecord) -> dict[str, Any]:
         **_figures(total, arch, result.items),
         "host_seconds": result.host_seconds,
         "array": _array(total),
-        "scalars": {
-            s.name: {"value": int(total.scalars[s.index]), "measure": s.measure} for s in SCALARS
-        },
+        "scalars": _scalars(total),
         "units": _units(total),
         "segments": [_segment(run) for run in result.segments],
         "layers": [
@@ -74,6 +73,51 @@ def make_report(result: RunRecord) -> dict[str, Any]:
         ],
         "tags": [tag for run in result.segments for tag in _tags(run)],
         "warnings": list(result.warnings),
+    }
+
+
+def report_program(program: Program, run: RunResult, backend: str) -> dict[str, Any]:
+    """The report of one run of a program of one's own: as `make_report`, for one image, with
+    neither layers nor segments.
+
+    Raises
+    ------
+    InputError
+        The backend counts no cycles.
+    """
+    total, arch = run.counters, program.arch
+    if total is None:
+        raise InputError(f"the {backend} backend counts no cycles; take sim or rtl")
+    return {
+        "schema": SCHEMA,
+        "systol": version(),
+        "model": "program",
+        "backend": backend,
+        "arch": arch.to_dict(),
+        "fingerprint": arch.fingerprint(),
+        "batch": None,
+        "images": 1,
+        "runs": 1,
+        "filled": 0,
+        **_figures(total, arch, 1),
+        "host_seconds": 0.0,
+        "array": _array(total),
+        "scalars": _scalars(total),
+        "units": _units(total),
+        "segments": [],
+        "layers": [],
+        "tags": [
+            {"tag": tag, "units": _units(total, tag)}
+            for tag in range(TAGS)
+            if total.states[:, tag].any()
+        ],
+        "warnings": [],
+    }
+
+
+def _scalars(counters: Counters) -> dict[str, Any]:
+    return {
+        s.name: {"value": int(counters.scalars[s.index]), "measure": s.measure} for s in SCALARS
     }
 
 

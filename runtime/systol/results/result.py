@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from systol.results.layer_csv import write_layers_csv
 from systol.results.notebook import result_html
 from systol.results.record import RunRecord
 from systol.results.report import make_report
@@ -43,6 +45,11 @@ class ModelResult(RunRecord):
     def tables(self) -> list[Table]:
         """The report's tables: heading row and rows of text; raises as `report`."""
         return sections(self.report)
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write each layer's figures as comma-separated values, plain numbers; raises as `report`,
+        and `InputError` if the file cannot be written."""
+        write_layers_csv(path, self.report)
 
     def __repr__(self) -> str:
         parts = [

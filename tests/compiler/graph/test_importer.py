@@ -99,6 +99,22 @@ def test_bad_shapes(shapes: dict[str, int], message: str) -> None:
         import_onnx(model(CONV, w=kernel()), shapes)
 
 
+def test_all_dimensions_without_a_value_are_told_at_once() -> None:
+    proto = model("g (float[n,3,h,w] x, float[n,h] z) => (float[a,b,c,d] y) { y = Relu(x) }")
+    with pytest.raises(InputError) as caught:
+        import_onnx(proto, batch=1)
+    assert str(caught.value) == (
+        "input 'x', axis 2: the dynamic dimension 'h' has no value, and neither has 'w' "
+        "(input 'x', axis 3); bind them, as in h=1 w=1"
+    )
+
+
+def test_a_dimension_of_no_size_is_not_said_to_be_bound() -> None:
+    proto = model("g (float[n,0] x) => (float[n,0] y) { y = Relu(x) }")
+    with pytest.raises(InputError, match="fixes this dimension to 0, but it must be"):
+        import_onnx(proto, batch=1)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'.*none\.onnx' cannot be read .*; check the path"):
         import_onnx(tmp_path / "none.onnx")
@@ -113,7 +129,7 @@ def test_bytes_that_are_no_model(data: bytes) -> None:
 def test_cycle() -> None:
     proto = model("g (float[1,4] x) => (float[1,4] y) { a = Add(x, b) b = Relu(a) y = Relu(b) }")
     with pytest.raises(
-        InputError, match=r"topological order, but it reads 'b', which node '' \(Relu\).*cycle"
+        InputError, match=r"topological order, but it reads 'b', which node 'Relu_1' .*cycle"
     ):
         import_onnx(proto)
 
@@ -126,7 +142,7 @@ def test_undefined_tensor() -> None:
 
 def test_unknown_operator_is_no_onnx() -> None:
     proto = model("g (float[1,4] x) => (float[1,4] y) { y = Frobnicate(x) }")
-    with pytest.raises(InputError, match=r"breaks a rule of ONNX.*Frobnicate"):
+    with pytest.raises(UnsupportedModelError, match=r"of ONNX has no operator 'Frobnicate', nor"):
         import_onnx(proto)
 
 

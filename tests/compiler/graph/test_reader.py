@@ -69,6 +69,27 @@ def test_what_follows_a_blocker_is_passed_over() -> None:
         import_onnx(proto)
 
 
+def test_blockers_behind_others_are_told_too() -> None:
+    proto = model("b = Frobnicate(a) c = Gelu(b) d = Upsample(c) e = ReduceSum(d) y = Twist(e)",
+                  opset=13)  # fmt: skip
+    proto.graph.node.insert(0, helper.make_node("Fancy", ["x"], ["a"], domain="com.example"))
+    with pytest.raises(UnsupportedModelError) as caught:
+        import_onnx(proto)
+    _, *lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        "- node 'Fancy_0' (Fancy)", "- node 'Frobnicate_1' (Frobnicate)", "- node 'Gelu_2' (Gelu)",
+        "- node 'Twist_5' (Twist)",
+    ]  # fmt: skip
+    assert "no operator 'Frobnicate', nor has any other" in lines[1]
+    assert "'Gelu', which began in 20; export the model with that one or a later" in lines[2]
+
+
+def test_who_reads_what_nothing_defines_is_named_though_it_has_no_name() -> None:
+    proto = model("a = Relu(x) y = Add(a, nobody)")
+    with pytest.raises(InputError, match=r"node 'Add_1' \(Add\).*reads tensor 'nobody'"):
+        import_onnx(proto)
+
+
 @pytest.mark.parametrize("kind", ["float16", "double"])
 def test_inputs_keep_their_type_behind_a_cast(kind: str) -> None:
     proto = model("h = Relu(x) y = Add(h, x)", inputs=f"{kind}[2,4] x", outputs=f"{kind}[A] y")

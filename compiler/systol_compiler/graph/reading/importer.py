@@ -26,6 +26,7 @@ from systol_compiler.graph.tracing.scope import Scope, require_text
 from systol_compiler.graph.tracing.tensors import MAX_ELEMENTS, MAX_RANK
 from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
+from systol_hw.nearest import did_you_mean
 
 __all__ = ["MAX_NODES", "OLDEST_OPSET", "ModelSource", "import_onnx"]
 
@@ -33,6 +34,9 @@ OLDEST_OPSET: Final = 7
 """Older operator sets gave Gemm, BatchNormalization and Add other broadcasting rules."""
 
 MAX_NODES: Final = 20_000
+
+_MOST_UNBOUND: Final = 20
+"""Dimensions that a message names."""
 
 
 def import_onnx(
@@ -203,6 +207,8 @@ def _inputs(
             raise InputError(f"shape {key!r}: a dimension must be a positive integer, not {size!r}")
     unused = set(shapes)
     found: dict[str, TensorType] = {}
+    unbound: dict[str, str] = {}
+    dynamic: dict[str, None] = {}
     for value in graph.input:
         if value.name in constant:
             continue
@@ -219,32 +225,51 @@ def _inputs(
             keys = [f"{value.name}.{axis}", *([dim.dim_param] if dim.dim_param else [])]
             if dim.HasField("dim_value"):
                 fixed = int(dim.dim_value)
-                if fixed < 1 or shapes.get(keys[0], fixed) != fixed:
+                place = f"input {value.name!r}, axis {axis}: the model fixes this dimension to"
+                if fixed < 1:
                     raise InputError(
-                        f"input {value.name!r}, axis {axis}: the model fixes this dimension to "
-                        f"{fixed}; it must be positive and cannot be bound to "
-                        f"{shapes.get(keys[0])}; export it with a dynamic dimension"
+                        f"{place} {fixed}, but it must be positive; export it with a dynamic "
+                        "dimension"
+                    )
+                if shapes.get(keys[0], fixed) != fixed:
+                    raise InputError(
+                        f"{place} {fixed}, and it cannot be bound to {shapes[keys[0]]}; export it "
+                        "with a dynamic dimension"
                     )
                 unused.discard(keys[0])
                 dims.append(fixed)
                 continue
+            dynamic.setdefault(keys[-1])
             given = [key for key in keys if key in shapes]
             if not given:
-                raise InputError(
-                    f"input {value.name!r}, axis {axis}: the dynamic dimension {keys[-1]!r} has no "
-                    f"value; bind it, as in {keys[-1]}=1"
-                )
+                unbound.setdefault(keys[-1], f"input {value.name!r}, axis {axis}")
+                dims.append(1)
+                continue
             unused -= set(given)
             dims.append(shapes[given[0]])
         found[value.name] = _input_type(value.name, kind.elem_type, tuple(dims))
+    if unbound:
+        raise _without_value(unbound)
     if unused:
         raise InputError(
-            f"shape {sorted(unused)[0]!r} names no dimension of the model's inputs; inputs are "
-            f"{list(found)}"
+            f"shape {sorted(unused)[0]!r} names no dimension of the model's inputs"
+            f"{did_you_mean(sorted(unused)[0], dynamic)}; inputs are {list(found)}, and their "
+            f"dynamic dimensions {list(dynamic)[:_MOST_UNBOUND] or 'none'}"
         )
     if not found:
         raise InputError("the model has no inputs besides its weights; export it with its input")
     return found
+
+
+def _without_value(unbound: Mapping[str, str]) -> InputError:
+    """All dynamic dimensions that nothing binds, each with its first place."""
+    (first, place), *others = list(unbound.items())[:_MOST_UNBOUND]
+    text = f"{place}: the dynamic dimension {first!r} has no value"
+    for key, place in others:
+        text += f", and neither has {key!r} ({place})"
+    keys = [first, *(key for key, _ in others)]
+    which = "it" if len(keys) == 1 else "them"
+    return InputError(f"{text}; bind {which}, as in {' '.join(f'{key}=1' for key in keys)}")
 
 
 def _input_type(name: str, element: int, shape: tuple[int, ...]) -> TensorType:

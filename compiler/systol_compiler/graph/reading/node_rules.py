@@ -1,5 +1,6 @@
 """ONNX's own rules of one node: a known operator, its attributes, the number of its operands."""
 
+from functools import cache
 from typing import Any
 
 import onnx
@@ -7,6 +8,30 @@ from onnx import checker, defs
 
 from systol_compiler.graph.tracing.scope import Scope, refuse_external
 from systol_hw.errors import InputError
+
+
+def unknown_operator(name: str, opset: int) -> str:
+    """Why the operator set `opset` of the default domain has no operator `name`; "" if it has."""
+    if defs.has(name, opset, ""):
+        return ""
+    text = f"operator set {opset} of ONNX has no operator {name!r}"
+    began = _first_versions().get(name)
+    if began is None:
+        return f"{text}, nor has any other; write it with operators of ONNX"
+    if began > opset:
+        return f"{text}, which began in {began}; export the model with that one or a later"
+    return f"{text} any more; convert the model with onnx.version_converter"
+
+
+@cache
+def _first_versions() -> dict[str, int]:
+    """The operator set in which each operator of the default domain began."""
+    found: dict[str, int] = {}
+    for schema in defs.get_all_schemas_with_history():
+        if schema.domain in ("", "ai.onnx"):
+            version = int(schema.since_version)
+            found[schema.name] = min(version, found.get(schema.name, version))
+    return found
 
 
 class NodeRules:
@@ -17,18 +42,13 @@ class NodeRules:
         self._contexts: dict[int, Any] = {}
 
     def check(self, node: onnx.NodeProto, place: str, scope: Scope) -> None:
-        """Check one node of the default domain.
+        """Check one node of an operator that its operator set has.
 
         Raises
         ------
         InputError
             It breaks a rule.
         """
-        if not defs.has(node.op_type, scope.opset, ""):
-            raise InputError(
-                f"{place}: the model breaks a rule of ONNX: no operator {node.op_type!r} in "
-                f"operator set {scope.opset}; export the model again"
-            )
         for item in node.attribute:
             for tensor in (item.t, *item.tensors):
                 # The checker would look for the file, wherever it is said to lie.

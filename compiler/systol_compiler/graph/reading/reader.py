@@ -16,7 +16,7 @@ from systol_compiler.graph.adapters.by_operator import adapt
 from systol_compiler.graph.adapters.operand_rules import check_given, check_operands
 from systol_compiler.graph.reading.control_flow import Entry, read_if, read_loop
 from systol_compiler.graph.reading.expansion import function_body, is_expanded
-from systol_compiler.graph.reading.node_rules import NodeRules
+from systol_compiler.graph.reading.node_rules import NodeRules, unknown_operator
 from systol_compiler.graph.tracing.scope import Scope, require_text
 from systol_compiler.graph.tracing.trace import Call, Trace
 from systol_hw.errors import InputError, UnsupportedModelError
@@ -79,9 +79,12 @@ class Reader:
             own = node.name or f"{node.op_type}_{index}"
             name = f"{scope.prefix}/{own}" if scope.prefix else own
             self.spend(1, _place(node, name[:200]), scope)
-            inputs = self._inputs(node, nodes, scope)
+            inputs = self._inputs(node, name, nodes, scope)
             self._check_outputs(node, name, scope)
-            if any(used in self.trace.poisoned for used in inputs):
+            refused = self._refused(node, scope)
+            if refused:
+                self.trace.blockers.add(f"{_place(node, name)}: {refused}")
+            if refused or any(used in self.trace.poisoned for used in inputs):
                 self._poison(node, name, scope)
                 continue
             self._read_one(node, name, inputs, scope)
@@ -102,15 +105,28 @@ class Reader:
             )
 
     def _inputs(
-        self, node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], scope: Scope
+        self, node: onnx.NodeProto, name: str, nodes: Sequence[onnx.NodeProto], scope: Scope
     ) -> tuple[str, ...]:
         found = []
         for used in node.input:
-            name = scope.find(used) if used else ""
-            if name is None:
-                raise _undefined(node, used, nodes)
-            found.append(name)
+            tensor = scope.find(used) if used else ""
+            if tensor is None:
+                raise _undefined(_place(node, name), used, nodes)
+            found.append(tensor)
         return tuple(found)
+
+    def _refused(self, node: onnx.NodeProto, scope: Scope) -> str:
+        """Why no node of this operator is read, whatever its operands; or nothing."""
+        if (node.domain, node.op_type, node.overload) in self._functions:
+            return ""
+        if node.domain not in _DEFAULT_DOMAINS:
+            return (
+                f"operators must be of the default ONNX domain, but this one is of "
+                f"{node.domain!r}; export without custom operators"
+            )
+        if node.op_type in _REFUSED:
+            return _REFUSED[node.op_type]
+        return unknown_operator(node.op_type, scope.opset)
 
     def _check_outputs(self, node: onnx.NodeProto, name: str, scope: Scope) -> None:
         for result in node.output:
@@ -144,17 +160,6 @@ class Reader:
             attributes = {item.name: item for item in scope.resolved(node, _place(node, name))}
             outputs = self._call_function(function, inputs, attributes, name, source, scope)
             self._alias(node, outputs, scope)
-            return
-        if node.domain not in _DEFAULT_DOMAINS:
-            self.trace.blockers.add(
-                f"{_place(node, name)}: operators must be of the default ONNX domain, but this "
-                f"one is of {node.domain!r}; export without custom operators"
-            )
-            self._poison(node, name, scope)
-            return
-        if node.op_type in _REFUSED:
-            self.trace.blockers.add(f"{_place(node, name)}: {_REFUSED[node.op_type]}")
-            self._poison(node, name, scope)
             return
         if node.op_type in ("If", "Loop"):
             entry = Entry(
@@ -278,16 +283,16 @@ def _place(node: onnx.NodeProto, name: str) -> str:
     return f"node {(name or node.name)!r} ({node.op_type})"
 
 
-def _undefined(node: onnx.NodeProto, used: str, nodes: Sequence[onnx.NodeProto]) -> InputError:
+def _undefined(place: str, used: str, nodes: Sequence[onnx.NodeProto]) -> InputError:
     """A node reads what nothing before it defines: a cycle, or nothing at all."""
-    for other in nodes:
+    for index, other in enumerate(nodes):
         if used in other.output:
+            by = _place(other, other.name or f"{other.op_type}_{index}")
             return InputError(
-                f"node {node.name!r} ({node.op_type}): nodes must be in topological order, but "
-                f"it reads {used!r}, which node {other.name!r} ({other.op_type}) only defines at "
-                "or after it; break the cycle, or sort the nodes"
+                f"{place}: nodes must be in topological order, but it reads {used!r}, which {by} "
+                "only defines at or after it; break the cycle, or sort the nodes"
             )
     return InputError(
-        f"node {node.name!r} ({node.op_type}): the model breaks a rule of ONNX: it reads tensor "
-        f"{used!r}, which nothing defines; export the model again"
+        f"{place}: the model breaks a rule of ONNX: it reads tensor {used!r}, which nothing "
+        "defines; export the model again"
     )

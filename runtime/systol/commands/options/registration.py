@@ -18,6 +18,7 @@ __all__ = [
     "is_binary",
     "is_program_text",
     "keep_apart",
+    "make_folder",
     "positive",
     "read_arrays",
     "read_text",
@@ -36,7 +37,7 @@ class Command:
     name: str
     help: str
     description: str
-    examples: str = ""
+    examples: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
@@ -82,6 +83,24 @@ def require_writable(*paths: str | Path | None) -> None:
             raise InputError(f"{path} cannot be written: there is no folder {place.parent}")
         if not os.access(place.parent, os.W_OK):
             raise InputError(f"{path} cannot be written: {place.parent} is not yours to write to")
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder at `path`, made where there is none, that files can be written into.
+
+    Raises
+    ------
+    InputError
+        With the path and the reason.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} is not yours to write to")
+    return folder
 
 
 def keep_apart(
