@@ -37,7 +37,7 @@ def test_path_bytes_and_proto_give_the_same_graph(tmp_path: Path) -> None:
     }
     assert len(texts) == 1
     text = texts.pop()
-    assert "%y = Conv(%x, %w) " in text and ": float32[2x4x6x6]  # Conv_0" in text
+    assert "%y = Conv(%x, %w) 'Conv_0' " in text and " : float32[2x4x6x6]" in text
 
 
 def test_given_model_is_not_modified() -> None:

@@ -187,7 +187,7 @@ DRAWS_INTO_A_LIMITED_FILE = f"""
 import pathlib, resource, sys
 from systol_hw.arch import PRESETS
 from systol_hw.errors import InputError
-from systol_sim import verilated
+from systol_sim.hardware import verilated
 from systol_sim.random_programs.generate import generate
 
 case = generate(PRESETS["nano"], 3, instructions=30)
