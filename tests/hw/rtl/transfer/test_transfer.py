@@ -8,13 +8,12 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from amaranth.hdl import Module
 from amaranth.sim import Simulator
 
+from run_beats import run_beats
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import Instruction, encode, instruction
 from systol_hw.rtl.transfer.engines import LoadEngine, StoreEngine, load_user_layout
-from systol_hw.rtl.walk.beat_walker import BeatWalker
 
 NANO = PRESETS["nano"]
 BUSY, WAIT_PORT, WAIT_BANK, WAIT_BUFFER = 1, 10, 11, 12
@@ -60,7 +59,7 @@ class Beat:
 
 
 def beats_of(arch: Arch, transfer: Instruction, width: int) -> Iterator[Beat]:
-    """3.2 and the instruction's definition, byte by byte."""
+    """3.2 and the instruction's definition."""
     runs = [
         (
             (transfer["memory_address"] + i * transfer["memory_stride1"]
@@ -72,20 +71,17 @@ def beats_of(arch: Arch, transfer: Instruction, width: int) -> Iterator[Beat]:
         for j in range(transfer["count0"])
     ]
     for number, (memory, ub) in enumerate(runs):
-        done = 0
-        while done < transfer["run_bytes"]:
-            address = memory + done
-            live = min(width - address % width, transfer["run_bytes"] - done)
-            run_last = done + live == transfer["run_bytes"]
-            next_word = address // width * width + width
+        beats = run_beats(
+            memory, transfer["run_bytes"], width_bytes=width, burst_bytes=arch.burst_bytes
+        )
+        for beat in beats:
             yield Beat(
-                memory=address % (1 << 32),
-                ub=(ub + done) % (1 << 32),
-                live=live,
-                burst_last=run_last or next_word % arch.burst_bytes == 0,
-                last=run_last and number == len(runs) - 1,
+                memory=beat.address % (1 << 32),
+                ub=(ub + beat.address - memory) % (1 << 32),
+                live=beat.live,
+                burst_last=beat.burst_last,
+                last=beat.run_last and number == len(runs) - 1,
             )
-            done += live
 
 
 def out_of_range(arch: Arch, beat: Beat, size: int) -> bool:
@@ -345,47 +341,3 @@ def test_store_checks_addresses_like_load(name: str) -> None:
                 await ctx.tick()
 
     simulate(dut, bench)
-
-
-@pytest.mark.parametrize("widths", [(1, 1), (1, 64), (64, 16), (4, 4)])
-def test_walker_covers_each_run_once(widths: tuple[int, int]) -> None:
-    """Runs of random lengths and places, back to back, without a cycle between them."""
-    rng = random.Random(str(widths))
-    dut = BeatWalker(widths_bytes=widths, burst_bytes=64, length_bits=24)
-    module = Module()
-    module.submodules.dut = dut
-
-    async def bench(ctx: Any) -> None:
-        for second in (0, 1):
-            ctx.set(dut.second, second)
-            width = widths[second]
-            run = (rng.randrange(1 << 20), rng.randint(1, 300))
-            ctx.set(dut.load, 1)
-            for _ in range(20):
-                ctx.set(dut.address_in, run[0])
-                ctx.set(dut.length_in, run[1])
-                await ctx.tick()
-                ctx.set(dut.load, 0)
-                covered: list[int] = []
-                following = (rng.randrange(1 << 20), rng.randint(1, 300))
-                while True:
-                    ctx.set(dut.advance, 0)
-                    if rng.random() < 0.2:
-                        await ctx.tick()
-                    ctx.set(dut.advance, 1)
-                    address, live = ctx.get(dut.address), ctx.get(dut.live)
-                    assert ctx.get(dut.beat_address) == address // width * width
-                    assert ctx.get(dut.offset) == address % width
-                    assert live >= 1 and address % width + live <= width
-                    covered += range(address, address + live)
-                    last = ctx.get(dut.run_last)
-                    block_ends = (address // width + 1) * width % 64 == 0
-                    assert ctx.get(dut.burst_last) == (last or block_ends)
-                    if last:
-                        break
-                    await ctx.tick()
-                assert covered == list(range(run[0], run[0] + run[1]))
-                run = following
-                ctx.set(dut.load, 1)
-
-    simulate(module, bench)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
+from run_beats import RunBeat, run_beats
 from systol_hw.arch import PRESETS, Arch
 from systol_hw.isa import Instruction, encode, instruction
 from systol_hw.rtl.weights.engine import WeightsEngine
@@ -87,25 +88,24 @@ def tiles_of(arch: Arch, load: Instruction) -> Iterator[Tile]:
                 accesses: list[Access] = []
                 for line in range(lines):
                     address = origin + line * load["row_pitch"]
-                    line_end = address + length
-                    while address < line_end:
-                        word_end = address // width * width + width
-                        live = line_end - address
-                        if not from_buffer:
-                            live = min(live, word_end - address)
-                        end = address + live == line_end
+                    beats = run_beats(
+                        address, length, width_bytes=width, burst_bytes=arch.burst_bytes
+                    )
+                    if from_buffer:  # a line is one access
+                        beats = iter([RunBeat(address, length, True, True)])
+                    for beat in beats:
+                        end = beat.run_last and line == lines - 1
                         accesses.append(
                             Access(
                                 from_buffer=from_buffer,
-                                address=address,
-                                live=live,
-                                burst_last=end or word_end % arch.burst_bytes == 0,
+                                address=beat.address,
+                                live=beat.live,
+                                burst_last=beat.burst_last,
                                 first=not accesses,
-                                tile_last=end and line == lines - 1,
-                                last=end and line == lines - 1 and final,
+                                tile_last=end,
+                                last=end and final,
                             )
                         )
-                        address += live
                 yield Tile(columns, contents, tuple(accesses))
 
 
