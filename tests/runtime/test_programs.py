@@ -158,6 +158,7 @@ def test_one_array_fills_a_programs_only_window() -> None:
 
 
 def test_a_model_needs_inputs() -> None:
+    # No overload takes a model alone: what one without a type checker does is tried.
     with pytest.raises(InputError, match="needs its inputs, x; for cycles alone"):
         systol.Device().run(tiny_model())  # type: ignore[call-overload]
 

@@ -32,11 +32,8 @@ def read_graph(text: str, arrays: Mapping[str, Bytes] | None = None) -> Graph:
     reader.expect("opset")
     reader.expect("=")
     opset = reader.integer()
-    reader.expect("{")
     draft = _Draft(reader)
-    while not reader.accept("}"):
-        draft.statement()
-    reader.of_kind("end", "the end of the text")
+    reader.last_block(draft.statement)
     graph = Graph(
         name=name, opset=opset, inputs=tuple(draft.inputs), outputs=tuple(draft.outputs),
         nodes=tuple(draft.nodes), constants=draft.constants, types=draft.types,

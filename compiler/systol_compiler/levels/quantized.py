@@ -37,11 +37,8 @@ def read_quantized(text: str, arrays: Mapping[str, Bytes] | None = None) -> Quan
     reader = Reader(text, arrays)
     reader.expect("quantized")
     name = reader.string()
-    reader.expect("{")
     draft = _Draft(reader)
-    while not reader.accept("}"):
-        draft.statement()
-    reader.of_kind("end", "the end of the text")
+    reader.last_block(draft.statement)
     graph = QuantizedGraph(
         name=name, inputs=tuple(draft.inputs), outputs=tuple(draft.outputs), real=draft.real,
         tensors=draft.tensors, constants=draft.constants, layers=tuple(draft.layers),

@@ -39,11 +39,8 @@ def read_tiled(text: str, network: LoweredNetwork) -> GroupPlan:
     reader.expect("residency")
     reader.expect("=")
     residency = form_of(Residency).read(reader)
-    reader.expect("{")
     draft = _Draft(reader, network)
-    while not reader.accept("}"):
-        draft.stage()
-    reader.of_kind("end", "the end of the text")
+    reader.last_block(draft.stage)
     return GroupPlan(
         network=network, stages=tuple(draft.stages), tasks=tuple(draft.tasks),
         residency=residency, uses=collect_uses(network, draft.tasks), cuts=draft.cuts,

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,6 +82,13 @@ class Reader:
         if self.here.kind != kind:
             raise self.error(f"expected {what}, found")
         return self.tokens.take()
+
+    def last_block(self, statement: Callable[[], None]) -> None:
+        """Statements in braces, each read by `statement`, with which the text ends."""
+        self.expect("{")
+        while not self.accept("}"):
+            statement()
+        self.of_kind("end", "the end of the text")
 
     def word(self) -> str:
         """A word."""

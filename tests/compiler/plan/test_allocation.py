@@ -159,7 +159,7 @@ def test_what_only_fits_without_regard_to_banks_still_fits() -> None:
     found.verify(NANO)
 
 
-def shared_rows(found: Allocation, one: str, other: str) -> int:
+def common_banks(found: Allocation, one: str, other: str) -> int:
     """Banks that two requests have in common."""
     banks = [
         {
@@ -189,7 +189,7 @@ def test_one_buffer_that_nearly_fills_the_memory_leaves_room_at_both_ends() -> N
     assert isinstance(found, Allocation)
     assert found.addresses["large"] >= 1400
     for one in ("m0", "m1"):
-        assert all(shared_rows(found, one, other) == 0 for other in ("v0", "v1"))
+        assert all(common_banks(found, one, other) == 0 for other in ("v0", "v1"))
         assert found.addresses[one] < found.addresses["large"]
 
 

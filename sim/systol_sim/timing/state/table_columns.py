@@ -36,6 +36,7 @@ _FIRST = 10
 
 def _columns(name: str, fields: tuple[str, ...]) -> Any:
     """The columns of `fields`, side by side from `_FIRST` on, by name."""
+    # mypy wants the names written out; here they are the instruction set's.
     columns = namedtuple(name, fields)  # type: ignore[misc]
     return columns(*range(_FIRST, _FIRST + len(fields)))
 

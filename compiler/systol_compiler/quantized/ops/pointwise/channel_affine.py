@@ -22,7 +22,7 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Layer, Order, Tensors
-from systol_compiler.quantized.ops.pointwise.channel_scale import multipliers_of
+from systol_compiler.quantized.ops.pointwise.channel_scale import innermost, multipliers_of
 from systol_hw.errors import InputError
 
 _MOST_BIAS = 1 << 29
@@ -103,7 +103,7 @@ class ChannelAffine(Layer):
         self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]
     ) -> list[Order]:
         # Parameters belong to the channels of a row.
-        return [(*(axis for axis in hints[0] or given[0] if axis != self.axis), self.axis)]
+        return [innermost(hints[0] or given[0], self.axis, self.rank)]
 
     def lower(self, builder: NestBuilder) -> None:
         source, output = builder.tensor(self.inputs[0]), builder.tensor(self.outputs[0])
@@ -112,10 +112,9 @@ class ChannelAffine(Layer):
         )
         given = builder.view(source.name)
         if self.steps == _FINE:
-            order = (*(k for k in range(self.rank) if k != self.axis), self.axis)
-            given = replace(
-                given if contiguous(given, self.axis) else builder.packed(given, order), planes=2
-            )
+            if not contiguous(given, self.axis):
+                given = builder.packed(given, innermost(None, self.axis, self.rank))
+            given = replace(given, planes=2)
         builder.elementwise(
             Requantize(parameters=parameters), builder.place(output.name),
             given, zero_point=output.zero_point, lo=self.lo, hi=self.hi, channel_axis=self.axis,

@@ -76,12 +76,12 @@ class ChannelScale(Layer):
     def input_orders(
         self, tensors: Tensors, results: Sequence[Order | None]
     ) -> list[Order | None]:
-        return [_innermost(results[0], self.axis, len(tensors[self.inputs[0]].shape))]
+        return [innermost(results[0], self.axis, len(tensors[self.inputs[0]].shape))]
 
     def output_orders(
         self, tensors: Tensors, given: Sequence[Order], hints: Sequence[Order | None]
     ) -> list[Order]:
-        return [_innermost(given[0], self.axis, len(given[0]))]
+        return [innermost(given[0], self.axis, len(given[0]))]
 
     def lower(self, builder: NestBuilder) -> None:
         source, output = builder.tensor(self.inputs[0]), builder.tensor(self.outputs[0])
@@ -100,7 +100,7 @@ class ChannelScale(Layer):
         exporter.result(self.outputs[0], value, self.lo, self.hi)
 
 
-def _innermost(order: Order | None, axis: int, rank: int) -> Order:
+def innermost(order: Order | None, axis: int, rank: int) -> Order:
     """`order` with `axis` moved behind the others."""
     return (*(k for k in order or range(rank) if k != axis), axis)
 

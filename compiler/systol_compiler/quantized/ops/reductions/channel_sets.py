@@ -19,6 +19,7 @@ from systol_compiler.numbers.tensor import QTensor
 from systol_compiler.quantized.build import LayerBuilder
 from systol_compiler.quantized.export import QdqExporter
 from systol_compiler.quantized.layer import Layer, Order, Tensors
+from systol_compiler.quantized.ops.pointwise.channel_scale import innermost
 from systol_hw.errors import InputError, UnsupportedModelError
 
 
@@ -85,7 +86,7 @@ class ChannelSets(Layer):
 
     def _order(self, tensors: Tensors) -> Order:
         rank = len(tensors[self.inputs[0]].shape)
-        return (*(axis for axis in range(rank) if axis != self.axis), self.axis)
+        return innermost(None, self.axis, rank)
 
     def lower(self, builder: NestBuilder) -> None:
         order = self._order(builder.tensors)
